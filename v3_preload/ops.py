@@ -1,0 +1,71 @@
+"""The operators of ResNet-50 as whole-array NumPy expressions.
+
+An activation is a float32 array (height, width, channels); a vector is an array (channels,).
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+
+def conv2d(x, weight, stride=1, padding=0):
+    """Convolve x (in_h, in_w, in_channels) with weight (kernel_h, kernel_w, in_channels, out_channels).
+
+    Returns (out_h, out_w, out_channels). im2col (Chellapilla et al. 2006): every window becomes one row of
+    a matrix, so that all sums are one matrix product.
+    """
+    kernel_h, kernel_w, _, out_channels = weight.shape
+    if padding:
+        x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+    windows = sliding_window_view(x, (kernel_h, kernel_w), axis=(0, 1))[::stride, ::stride]
+    windows = windows.transpose(0, 1, 3, 4, 2)  # (out_h, out_w, kernel_h, kernel_w, in_channels)
+    out_h, out_w = windows.shape[:2]
+    columns = windows.reshape(out_h * out_w, -1)
+    return (columns @ weight.reshape(-1, out_channels)).reshape(out_h, out_w, out_channels)
+
+
+def batch_norm(x, scale, shift):
+    """Batch norm (Ioffe and Szegedy 2015) with its four statistics folded into two. x (h, w, channels).
+
+    scale = gamma / sqrt(variance + epsilon) and shift = beta - mean * scale, both (channels,).
+    """
+    return x * scale + shift
+
+
+def relu(x):
+    """Replace what is negative with zero. x (h, w, channels)."""
+    return np.maximum(x, 0)
+
+
+def add(x, y):
+    """Add two activations (h, w, channels): the residual connection (He et al. 2016, equation 1)."""
+    return x + y
+
+
+def max_pool(x, kernel, stride, padding):
+    """Take each channel's largest value in every kernel x kernel window. x (h, w, channels).
+
+    What lies outside the picture does not take part.
+    """
+    x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)), constant_values=-np.inf)
+    windows = sliding_window_view(x, (kernel, kernel), axis=(0, 1))[::stride, ::stride]
+    out = windows[..., 0, 0]
+    for i in range(kernel):
+        for j in range(kernel):
+            out = np.maximum(out, windows[..., i, j])
+    return out
+
+
+def average_pool(x):
+    """Average each channel over the whole picture: (h, w, channels) -> (channels,)."""
+    return x.mean(axis=(0, 1))
+
+
+def fully_connected(x, weight, bias):
+    """Return weight x + bias: x (in_features,), weight (out_features, in_features), bias (out_features,)."""
+    return weight @ x + bias
+
+
+def softmax(x):
+    """Turn logits (classes,) into probabilities that sum to one; the largest is subtracted so that exp stays finite."""
+    exponentials = np.exp(x - x.max())
+    return exponentials / exponentials.sum()
