@@ -6,14 +6,14 @@ first block has a fourth convolution, `downsample.0`, which brings its input to 
 
 from common.errors import ExportError
 
-STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # (blocks, channels of the 3x3 convolution) of layer1 ... layer4
+STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # layer1 ... layer4: (blocks, channels of their 3x3)
 EXPANSION = 4  # a block puts out four times as many channels as its 3x3 convolution has
 FEATURES = 512 * EXPANSION  # channels that reach the fully connected layer
 NAMES_SHOWN = 4  # of the tensors that do not fit, in an error message
 
 
 def expected_shapes(num_classes):
-    """Return {state-dict name: shape} in network order; convolutions are (out, in, kh, kw), as PyTorch has them.
+    """Return {state-dict name: shape} in network order; convolutions are (out, in, kh, kw), as in PyTorch.
 
     `num_batches_tracked`, a training counter that inference does not use, is left out.
     """
@@ -35,17 +35,17 @@ def expected_shapes(num_classes):
 
 def _conv_and_norm(conv, norm, shape):
     """The tensors of one convolution (no bias) and of the batch norm that follows it."""
-    statistics = ("weight", "bias", "running_mean", "running_var")
-    return {f"{conv}.weight": shape} | {f"{norm}.{name}": (shape[0],) for name in statistics}
+    vectors = ("weight", "bias", "running_mean", "running_var")
+    return {f"{conv}.weight": shape} | {f"{norm}.{name}": shape[:1] for name in vectors}
 
 
 def check_shapes(shapes):
-    """Return the number of classes of {name: OIHW shape} if it is a ResNet-50's; else raise ExportError.
+    """Return the number of classes of {name: PyTorch shape} if it is a ResNet-50's; else raise ExportError.
 
     The error names the first tensors that are missing, have another shape, or have no place in the network.
     """
     fc = tuple(shapes.get("fc.weight", ()))
-    num_classes = fc[0] if len(fc) == 2 else 1000
+    num_classes = fc[0] if len(fc) == 2 and fc[0] > 0 else 1000
     expected = expected_shapes(num_classes)
     faults = []
     for name, shape in expected.items():
@@ -54,9 +54,7 @@ def check_shapes(shapes):
         elif tuple(shapes[name]) != shape:
             faults.append(f"{name} is {tuple(shapes[name])}, not {shape}")
     faults += [f"{name} is not part of it" for name in shapes if name not in expected]
-    if num_classes < 1:
-        faults.insert(0, "fc.weight has no classes")
     if faults:
         more = f"; and {len(faults) - NAMES_SHOWN} more" if len(faults) > NAMES_SHOWN else ""
-        raise ExportError(f"these tensors are not a ResNet-50's: {'; '.join(faults[:NAMES_SHOWN])}{more}")
+        raise ExportError(f"not a ResNet-50: {'; '.join(faults[:NAMES_SHOWN])}{more}")
     return num_classes

@@ -1,10 +1,10 @@
 """Random weights for a ResNet-50, from NumPy alone and bit-identical for one seed on every machine.
 
-They are for timing and for tests; what the network then predicts means nothing. Three things make them the same
-everywhere. Every tensor has a stream of its own, seeded with (seed, its name), so order plays no part. The
-streams are read as raw 64-bit words, whose sequence NumPy keeps stable; its `normal` and `integers` carry no such
-promise, and `normal` calls the platform's logarithm. What follows is integer arithmetic and single IEEE
-operations, each correctly rounded.
+They are for timing and for tests; what the network then predicts means nothing. Three things make them the
+same everywhere. Every tensor has a stream of its own, seeded with (seed, its name), so order plays no part.
+The streams are read as raw 64-bit words, whose sequence NumPy keeps stable; its `normal` and `integers` carry
+no such promise, and `normal` calls the platform's logarithm. What follows is integer arithmetic and single
+IEEE operations, each correctly rounded.
 """
 
 import zlib
@@ -17,20 +17,22 @@ from common.errors import ExportError
 # With these gains the activations' standard deviation stays between 0.5 and 2 from the stem to layer4, for
 # photographs and for noise, at 224x224 and at 32x32, and the logits' between 1 and 3.
 STEM_GAIN = 1.0  # the picture is normalised: mean near 0, variance near 1
-RELU_GAIN = 1.5  # a ReLU leaves a third of its input's variance around the mean; 1.7 would make up for all of it
+RELU_GAIN = 1.5  # a ReLU leaves a third of its input's variance around the mean; 1.7 would restore all of it
 BRANCH_GAMMA = 0.4  # of a block's last batch norm: what a block adds stays smaller than what it passes on
 LOGIT_GAIN = 2.5
+
+MOST_CLASSES = 100_000  # the last layer then takes 0.8 GB
 
 
 def synthetic(seed=0, num_classes=1000):
     """Return {state-dict name: float32 array}, convolutions (out, in, kh, kw), for a ResNet-50.
 
-    Raises ExportError for a negative seed or fewer than one class.
+    Raises ExportError for a negative seed, or a number of classes outside 1 ... MOST_CLASSES.
     """
     if seed < 0:
         raise ExportError(f"the seed is {seed}; it must be 0 or more")
-    if num_classes < 1:
-        raise ExportError(f"the number of classes is {num_classes}; it must be 1 or more")
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise ExportError(f"the number of classes is {num_classes}; it must be from 1 to {MOST_CLASSES}")
     return {name: _tensor(name, shape, seed) for name, shape in expected_shapes(num_classes).items()}
 
 
@@ -62,13 +64,13 @@ def _uniform(words, low, high):
 def _filters(words, shape, gain, zero_sum):
     """Bell-shaped float32 filters that turn inputs of mean square 1 into outputs of variance gain^2.
 
-    A value is the sum of a word's four 16-bit quarters, less its mean. With zero_sum that is the mean over the
-    filter itself, so that an offset common to all inputs vanishes: every ReLU leaves one, and after some layers
-    such offsets would drown what differs between two pictures.
+    A value is the sum of a word's four 16-bit quarters, less its mean. With zero_sum that is the mean over
+    the filter itself, so that an offset common to all inputs vanishes: every ReLU leaves one, and after some
+    layers such offsets would drown what differs between two pictures.
     """
     out_channels, fan_in = shape[0], int(np.prod(shape[1:]))
     sums = words.view(np.uint16).reshape(-1, 4).sum(axis=1, dtype=np.int64).reshape(out_channels, fan_in)
     total = sums.sum(axis=1, keepdims=True) if zero_sum else 2 * (2**16 - 1) * fan_in
     deviation = np.sqrt((2.0**32 - 1) / 3)  # of the sum of four 16-bit integers
     scale = gain / (np.sqrt(float(fan_in)) * deviation * fan_in)
-    return ((sums * fan_in - total) * scale).astype(np.float32).reshape(shape)  # the integers stay below 2^31
+    return ((sums * fan_in - total) * scale).astype(np.float32).reshape(shape)  # integers below 2^31

@@ -1,9 +1,8 @@
-"""The weights directory: one .npy file a tensor and a manifest.json, written so that no reader sees half of it.
+"""The weights directory: one .npy file a tensor and a manifest.json, written all at once or not at all.
 
-An export is built in a hidden sibling, `.NAME.partial`, and renamed. A replaced one waits as `.NAME.old` for the
-moment between the two renames. `.NAME.lock` keeps a second exporter out; the kernel drops the lock of a killed
-process, so whoever holds it may tidy what an earlier one left: a partial copy is deleted, and an old one whose
-successor never came is put back.
+An export is built in a hidden sibling, `.NAME.partial`, and renamed. A directory that it replaces waits as
+`.NAME.old` for the moment between the two renames. `.NAME.lock` keeps a second exporter out; the kernel drops
+the lock of a killed process, so whoever holds it may tidy what an earlier one left.
 """
 
 import contextlib
@@ -11,7 +10,6 @@ import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import sys
@@ -20,81 +18,89 @@ from pathlib import Path
 import numpy as np
 
 from common.architecture import check_shapes, expected_shapes
-from common.errors import ExportError
+from common.errors import AlreadyThere, ExportError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-SMALLEST_CROP = 32  # below this, layer4 has nothing left to look at
+SMALLEST_CROP = 32  # layer4 sees a picture at 1/32 of its size
+IMAGENET_V1 = {"resize": 256, "crop": 224, "interpolation": "bilinear",
+               "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # torchvision's IMAGENET1K_V1
 
 
 def write_weights(out, tensors, *, source, labels, preprocessing, force=False):
-    """Write {state-dict name: array in PyTorch's layout} as the weights directory `out`, all of it or nothing.
+    """Write {state-dict name: float32 array in PyTorch's layout} as the weights directory `out`.
 
     source: what the weights are, in a few words. labels: one class name per row of fc.weight. preprocessing:
-    {"resize", "crop", "interpolation", "mean", "std"}. An intact export is replaced only with force, a damaged one
-    always, and a directory that holds anything else never. Raises ExportError; `out` is then as it was before.
+    a dictionary with the keys of IMAGENET_V1. Intact weights are replaced only with force, damaged ones
+    always, and a directory that holds anything else never. Raises ExportError; `out` then is as it was.
     """
     out = Path(out).resolve()
     num_classes = check_shapes({name: array.shape for name, array in tensors.items()})
     check_finite(tensors)
     check_labels(labels, num_classes)
     check_preprocessing(preprocessing)
+    manifest = {"format": FORMAT, "source": source, "num_classes": num_classes, "labels": list(labels),
+                "preprocessing": preprocessing, "tensors": {}}
     try:
         with _locked(out):
             refuse_to_replace(out, force)
-            manifest = {"format": FORMAT, "source": source, "num_classes": num_classes, "labels": list(labels),
-                        "preprocessing": preprocessing, "tensors": {}}
             _write_partial(_sibling(out, "partial"), tensors, manifest)
             _swap(out)
     except OSError as error:
-        where = error.filename or out
-        raise ExportError(f"cannot write the weights: {where}: {error.strerror or error}. What {out} held before "
-                          "is untouched") from None
+        raise ExportError(f"cannot write the weights: {error.filename or out}: {error.strerror or error}; "
+                          f"{out} is as it was before") from None
 
 
 def refuse_to_replace(out, force):
-    """Raise ExportError if `out` holds something else than weights, or intact weights and force is not set."""
+    """Raise ExportError if `out` is something else than weights, or intact weights and force is not set."""
     out = Path(out).resolve()
-    if not os.path.lexists(out):
+    if not out.exists():
         return
     if not out.is_dir():
         raise ExportError(f"{out} is a file, and weights are a directory: choose another --out")
     ours = {f"{name}.npy" for name in expected_shapes(1)} | {MANIFEST}
     foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in ours)
     if foreign:
-        raise ExportError(f"{out} holds {foreign[0]}, which is no part of exported weights: choose another --out")
+        raise ExportError(f"{out} holds {foreign[0]}, which is no part of weights: choose another --out")
     if not force and (manifest := intact(out)):
-        raise ExportError(f"{out} already holds intact weights ({manifest['source']}); --force replaces them")
+        raise AlreadyThere(f"{out} already holds intact weights ({manifest.get('source')}): they are kept; "
+                           "--force replaces them")
 
 
 def intact(out):
-    """Return the manifest of the weights in `out` if every file is there and has its checksum, else None."""
+    """Return the manifest of the weights in `out` if every file is there and has its checksum, else None.
+
+    A manifest of a newer format is returned unchecked: what this exporter cannot judge, it must not replace.
+    """
     try:
         manifest = json.loads((Path(out) / MANIFEST).read_text(encoding="utf-8"))
-        tensors = manifest["tensors"]
-        if manifest["format"] != FORMAT or set(tensors) != set(expected_shapes(1)):
-            return None
-        for name, entry in tensors.items():
-            if hashlib.sha256((Path(out) / f"{name}.npy").read_bytes()).hexdigest() != entry["sha256"]:
+        if manifest["format"] > FORMAT:
+            return manifest
+        check_labels(manifest["labels"], manifest["num_classes"])
+        check_preprocessing(manifest["preprocessing"])
+        for name, shape in expected_shapes(manifest["num_classes"]).items():
+            entry = manifest["tensors"][name]
+            content = (Path(out) / f"{name}.npy").read_bytes()
+            if entry["shape"] != _stored_shape(shape) or _sha256(content) != entry["sha256"]:
                 return None
-    except (OSError, ValueError, KeyError, TypeError):
+        return manifest
+    except Exception:  # whatever a damaged manifest holds in place of these fields, it is not intact
         return None
-    return manifest
 
 
 def check_finite(tensors):
     """Raise ExportError naming the first tensor that holds NaN, infinity, or a variance below zero."""
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            raise ExportError(f"{name} holds NaN or infinity (or a number beyond float32)")
+            raise ExportError(f"{name} holds NaN, infinity or a number beyond float32")
         if name.endswith("running_var") and (array < 0).any():
-            raise ExportError(f"{name} holds a negative variance")
+            raise ExportError(f"{name} holds a variance below zero")
 
 
 def check_labels(labels, num_classes):
     """Raise ExportError unless there is one label per class."""
     if len(labels) != num_classes:
-        raise ExportError(f"there are {len(labels)} labels for {num_classes} classes; give one per class")
+        raise ExportError(f"{len(labels)} labels for {num_classes} classes: there must be one for each")
 
 
 def check_preprocessing(preprocessing):
@@ -102,13 +108,14 @@ def check_preprocessing(preprocessing):
     resize, crop = preprocessing["resize"], preprocessing["crop"]
     mean, std = preprocessing["mean"], preprocessing["std"]
     if crop < SMALLEST_CROP:
-        raise ExportError(f"crop is {crop}; it must be {SMALLEST_CROP} or more")
+        raise ExportError(f"crop {crop} is too small: it must be {SMALLEST_CROP} or more")
     if crop > resize:
-        raise ExportError(f"crop {crop} is larger than resize {resize}: the crop is cut from the resized picture")
-    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, [*mean, *std])):
-        raise ExportError("mean and std must be three finite numbers each: red, green, blue")
-    if min(std) <= 0:
-        raise ExportError(f"std is {' '.join(map(str, std))}; each must be above 0, for pixels are divided by it")
+        raise ExportError(f"crop {crop} is larger than resize {resize}, the picture it is cut from")
+    if len(mean) != 3 or not all(0 <= value <= 1 for value in mean):
+        raise ExportError(f"mean {mean} must be three numbers from 0 to 1, for red, green and blue: that is the "
+                          "range of the pixels it is subtracted from")
+    if len(std) != 3 or not all(1e-6 <= value <= 1e6 for value in std):
+        raise ExportError(f"std {std} must be three numbers above 0, for red, green and blue")
 
 
 def _sibling(out, role):
@@ -117,30 +124,38 @@ def _sibling(out, role):
 
 @contextlib.contextmanager
 def _locked(out):
-    """Hold the only right to write `out`; tidy before, what a killed exporter left, and after."""
+    """Hold the only right to write `out`, tidying before and after."""
     out.parent.mkdir(parents=True, exist_ok=True)
     path = _sibling(out, "lock")
+    handle = _acquire(path, out)
+    try:
+        _tidy(out)
+        try:
+            yield
+        finally:
+            _tidy(out)
+    finally:
+        path.unlink()
+        os.close(handle)
+
+
+def _acquire(path, out):
+    """Open and lock the file `path`, waiting for another exporter if there is one; return its descriptor."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"waiting for another export to {out}", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists() and os.path.samestat(os.fstat(handle), os.stat(path)):
-            break
-        os.close(handle)  # the last holder deleted the file while this process waited for it
-    try:
-        _tidy(out)
-        yield
-    finally:
-        _tidy(out)
-        path.unlink()
-        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)  # its last holder deleted the file while this process waited for it
 
 
 def _tidy(out):
-    """Delete a partial export; put an old one back if nothing took its place, else delete it."""
+    """Put the old weights back if nothing took their place; delete them otherwise, and a partial export."""
     old = _sibling(out, "old")
     if old.exists() and not out.exists():
         old.rename(out)
@@ -152,22 +167,27 @@ def _tidy(out):
 def _write_partial(partial, tensors, manifest):
     """Write the tensors, then the manifest that lists them, and wait until all of it is on the disk."""
     partial.mkdir()
-    for name in expected_shapes(manifest["num_classes"]):
-        stored = _stored(tensors[name])
+    for name, shape in expected_shapes(manifest["num_classes"]).items():
         buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, stored, version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array(buffer, _stored(tensors[name]), version=(1, 0), allow_pickle=False)
         content = buffer.getvalue()
         _write_file(partial / f"{name}.npy", content)
-        manifest["tensors"][name] = {"shape": list(stored.shape), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest["tensors"][name] = {"shape": _stored_shape(shape), "sha256": _sha256(content)}
     _write_file(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
     _sync(partial)
 
 
 def _stored(array):
-    """The array as files hold it: little-endian float32, contiguous; (out, in, kh, kw) as (out, kh, kw, in)."""
-    if array.ndim == 4:
-        array = array.transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(array, dtype="<f4")
+    """The array as its file holds it: little-endian float32; a convolution as (out, kh, kw, in)."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array, dtype="<f4")
+
+
+def _stored_shape(shape):
+    return [shape[0], *shape[2:], shape[1]] if len(shape) == 4 else list(shape)
+
+
+def _sha256(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write_file(path, content):
@@ -178,6 +198,7 @@ def _write_file(path, content):
 
 
 def _sync(directory):
+    """Wait until the directory's entries are on the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -186,7 +207,7 @@ def _sync(directory):
 
 
 def _swap(out):
-    """Move the finished partial export to `out`. Should this stop halfway, _tidy puts the old one back."""
+    """Move the finished export to `out`. Should this stop halfway, _tidy puts the old one back."""
     if out.exists():
         out.rename(_sibling(out, "old"))
     _sibling(out, "partial").rename(out)

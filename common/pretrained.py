@@ -1,0 +1,160 @@
+"""Weights from PyTorch: torchvision's pretrained ones, or a checkpoint of the user's own.
+
+The only module of the exporter that needs PyTorch. It builds no model: a state dict is read, checked against
+ResNet-50's shapes and turned into float32 arrays.
+"""
+
+import argparse
+import hashlib
+import http.client
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlparse
+
+from common.architecture import check_shapes
+from common.errors import ExportError
+
+INSTALL = "run `make weights`, or `pip install torch==2.13.0 torchvision==0.28.0`"
+TIMEOUT = 30  # seconds without a byte before a download counts as failed; by default it would wait for ever
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
+
+_schemas = []  # keeps the declarations of _declare_missing_operators alive
+
+
+def import_torch():
+    """Return the module torch; ExportError if it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ExportError(f"this needs PyTorch, and it cannot be imported ({error}): {INSTALL}") from None
+    return torch
+
+
+def import_torchvision():
+    """Return the module torchvision, beside a CPU build of torch too; ExportError if it is not installed.
+
+    torchvision's wheels for Linux are linked against CUDA builds of torch. Beside another build their
+    compiled operators do not load, and the import stops at the first one that it looks up, nms. ResNet-50
+    uses none of them, so their schemas are enough. A healthy installation declares its own.
+    """
+    import_torch()
+    try:
+        return _import_torchvision()
+    except RuntimeError as error:
+        if str(error) != "operator torchvision::nms does not exist":
+            raise ExportError(f"torchvision cannot be imported ({_first_line(error)}): {INSTALL}") from None
+    _declare_missing_operators()
+    return _import_torchvision()
+
+
+def _import_torchvision():
+    try:
+        import torchvision.models
+    except ImportError as error:
+        raise ExportError(f"this needs torchvision, and it cannot be imported ({error}): {INSTALL}") from None
+    return torchvision
+
+
+def _declare_missing_operators():
+    library = import_torch().library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _schemas.append(library)
+
+
+def pretrained(tag):
+    """Return (tensors, labels, preprocessing) of torchvision's ResNet50_Weights[tag]."""
+    weights = import_torchvision().models.ResNet50_Weights[tag]
+    preset = weights.transforms()
+    preprocessing = {"resize": preset.resize_size[0], "crop": preset.crop_size[0],
+                     "interpolation": preset.interpolation.value, "mean": preset.mean, "std": preset.std}
+    return to_arrays(_download(weights)), weights.meta["categories"], preprocessing
+
+
+def _download(weights):
+    """Return the state dict of a torchvision weights entry, from torch.hub's cache or the network."""
+    torch = import_torch()
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    socket_timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        _check_hash(cached)
+        return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        raise ExportError(
+            f"cannot fetch {weights.url} ({_first_line(error)}). Without network here: download that address "
+            f"elsewhere, save it as {cached}, and run this again") from None
+    finally:
+        socket.setdefaulttimeout(socket_timeout)
+
+
+def _check_hash(cached):
+    """Raise ExportError if the cache holds a file whose hash is not the one in its name; torch.hub trusts it."""
+    if cached.exists():
+        digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+        if not digest.startswith(cached.stem.rpartition("-")[2]):
+            raise ExportError(f"{cached} is damaged: delete it, and run this again to download it anew")
+
+
+def checkpoint(file):
+    """Return the tensors of a ResNet-50 checkpoint, in torchvision's names, as float32 arrays.
+
+    The state dict may be wrapped under one of WRAPPERS, its names may begin with `module.`, and its numbers
+    may be of any floating-point type. Nothing in the file is executed. Raises ExportError naming the file.
+    """
+    torch = import_torch()
+    try:
+        # torchvision's own training script keeps its command line beside the state dict, as a Namespace
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ExportError(f"cannot read {file}: {error.strerror or error}") from None
+    except Exception as error:  # the unpickler fails in as many ways as a file can be damaged
+        raise ExportError(f"{file} is {_unreadable(error)}: save one with "
+                          "torch.save(model.state_dict(), FILE)") from None
+    try:
+        return to_arrays(_state_dict(torch, content))
+    except ExportError as error:
+        raise ExportError(f"{file}: {error}") from None
+
+
+def _unreadable(error):
+    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+    if found:
+        return f"more than tensors, it holds Python objects ({found[1]}), and those are never loaded"
+    return f"no PyTorch checkpoint, or a damaged one ({type(error).__name__})"
+
+
+def _state_dict(torch, content):
+    """Return {name: tensor} from what a checkpoint holds, without wrapper and without `module.`."""
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not any(map(torch.is_tensor, content.values())):
+        raise ExportError("holds no state dict: save one with torch.save(model.state_dict(), FILE)")
+    prefix = "module."  # torch.nn.DataParallel wraps the model under this name
+    if all(str(name).startswith(prefix) for name in content):
+        content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def to_arrays(state_dict):
+    """Turn a ResNet-50's {name: tensor} into float32 arrays; ExportError names those that do not fit."""
+    state_dict = {str(name): tensor for name, tensor in state_dict.items()
+                  if not str(name).endswith("num_batches_tracked")}
+    check_shapes({name: getattr(tensor, "shape", ()) for name, tensor in state_dict.items()})
+    return {name: _to_array(name, tensor) for name, tensor in state_dict.items()}
+
+
+def _to_array(name, tensor):
+    torch = import_torch()
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ExportError(f"{name} is {tensor.dtype}, {tensor.layout}, on {tensor.device}, "
+                          "where plain floating-point numbers are needed")
+    return tensor.detach().to(torch.float32).numpy()
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0] or type(error).__name__
