@@ -58,7 +58,7 @@ def is_excerpt(snippet, source):
 
 @st.composite
 def pictures(draw, dtypes, channels=None, max_side=24):
-    """Random or constant arrays, (h, w) or (h, w, channels), from 1x1 up, over a dtype's whole range; floats 0..1."""
+    """Arrays (h, w) or (h, w, channels), from 1x1 up, over the dtype's whole range; floats from 0 to 1."""
     dtype = np.dtype(draw(st.sampled_from(dtypes)))
     side = st.integers(1, max_side)
     shape = (draw(side), draw(side), *([channels] if channels else []))

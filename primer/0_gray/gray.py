@@ -63,7 +63,8 @@ def stages(picture, gray):
 def main():
     arguments = lesson.Parser(__doc__, sample="coffee").parse_args()
     picture = lesson.read_picture(arguments)
-    gray = lesson.race(lambda: to_gray(picture), lambda cv2: cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+    gray = lesson.race("to gray", lambda: to_gray(picture),
+                       lambda cv2: cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
     lesson.write_results(arguments, gray, lambda: stages(picture, gray))
 
 

@@ -97,12 +97,12 @@ def _upright(image, mode):
     return np.asarray(image.convert(mode))
 
 
-def write_results(arguments, result, stages):
+def write_results(arguments, result, stages, columns=3):
     """Write `result`, uint8, to --out and, if asked for, the figure of `stages()` beside it."""
     _write_picture(arguments, arguments.out, result)
     if arguments.stages:
         out = arguments.out
-        _write_picture(arguments, out.with_name(f"{out.stem}_stages{out.suffix}"), _figure(stages()))
+        _write_picture(arguments, out.with_name(f"{out.stem}_stages{out.suffix}"), _figure(stages(), columns))
 
 
 def _write_picture(arguments, path, pixels):
@@ -113,7 +113,7 @@ def _write_picture(arguments, path, pixels):
             raise LessonError(f"{path} exists and is not an earlier result: name another file with --out")
         text = PngInfo()
         text.add_text("Software", SIGNATURE)
-        Image.fromarray(pixels).save(path, pnginfo=text, comment=SIGNATURE, optimize=True, quality=88)
+        Image.fromarray(pixels).save(path, pnginfo=text, comment=SIGNATURE, optimize=True, quality=82)
     except OSError as error:
         raise LessonError(f"cannot write {path}: {error.strerror or error}") from error
     print(f"wrote {path}")
@@ -130,7 +130,7 @@ def _may_replace(path, picture):
     return ours and not (picture and path.samefile(picture))
 
 
-def _figure(stages, columns=3, width=3.6):
+def _figure(stages, columns, inches=10.8):
     """Draw the stages side by side; return the figure as pixels, (height, width, 3) uint8.
 
     stages: a list of (title, panel). A panel is a picture, (h, w) or (h, w, 3), or a function that draws on
@@ -143,9 +143,8 @@ def _figure(stages, columns=3, width=3.6):
         raise LessonError("--stages needs: pip install matplotlib") from error
     first = next(panel for _, panel in stages if not callable(panel))
     aspect = min(max(first.shape[0] / first.shape[1], 0.25), 4)
-    columns = min(columns, len(stages))
     rows = -(-len(stages) // columns)
-    figure = Figure(figsize=(columns * width, rows * (width * aspect + 0.4)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(inches, rows * (inches / columns * aspect + 0.4)), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, (title, panel) in zip(figure.subplots(rows, columns, squeeze=False).flat, stages):
         axes.set_title(title)
@@ -161,21 +160,20 @@ def _figure(stages, columns=3, width=3.6):
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def race(ours, opencvs):
-    """Time `ours()` and `opencvs(cv2)`, print both and how far their results differ; return our result."""
+def race(label, ours, opencvs, distance=lambda a, b: np.abs(a - b)):
+    """Time `ours()` and `opencvs(cv2)`, print both and how far apart their results are; return our result."""
     result, milliseconds = _median_ms(ours)
-    print(f"this lesson: {milliseconds:.2f} ms")
+    line = f"{label}: {milliseconds:.2f} ms here"
     try:
         import cv2
     except ImportError:
-        print("OpenCV is not installed, so nothing to compare with: pip install opencv-python-headless")
+        print(f"{line}; to compare with OpenCV: pip install opencv-python-headless")
         return result
     expected, reference = _median_ms(lambda: opencvs(cv2))
-    print(f"OpenCV {cv2.__version__}: {reference:.2f} ms on {cv2.getNumThreads()} threads; "
-          f"we take {milliseconds / reference:.1f} times as long")
-    difference = np.abs(np.asarray(result, np.float64) - np.asarray(expected, np.float64))
-    print(f"values that differ: {np.count_nonzero(difference)} of {difference.size}; "
-          f"largest difference: {difference.max():g}")
+    error = distance(np.asarray(result, np.float64), np.asarray(expected, np.float64))
+    print(f"{line}, {reference:.2f} ms in OpenCV {cv2.__version__} on {cv2.getNumThreads()} threads, "
+          f"{milliseconds / reference:.1f} times as long; "
+          f"{np.count_nonzero(error)} of {error.size} values differ, by at most {error.max():g}")
     return result
 
 
