@@ -1,0 +1,70 @@
+"""Fixtures that all tests share. Every random number follows from one seed, printed at the top of a run;
+TEST_SEED=N repeats it."""
+
+import os
+import secrets
+import zlib
+
+# Set before NumPy and PyTorch load; pytest-xdist's workers inherit both.
+os.environ.setdefault("TEST_SEED", str(secrets.randbelow(2**32)))
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import hypothesis
+import numpy as np
+import pytest
+
+from common.export_weights import synthetic, write_weights
+
+SEED = int(os.environ["TEST_SEED"])
+hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("project")
+
+
+def pytest_report_header():
+    return f"TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def rng(request):
+    """A random generator of the test's own."""
+    return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
+
+
+def export(directory, state, image_size=224):
+    """Write a state dict as weights whose pictures have image_size x image_size pixels; return the directory."""
+    num_classes = len(state["fc.bias"])
+    preprocessing = {
+        "resize": image_size + 8,
+        "crop": image_size,
+        "interpolation": "bilinear",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    labels = [f"class {index}" for index in range(num_classes)]
+    write_weights(directory, state, source="synthetic for tests", labels=labels, preprocessing=preprocessing)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def state():
+    """A state dict of 1000 classes, in torchvision's names and layout."""
+    return synthetic(seed=SEED % 1000)
+
+
+@pytest.fixture(scope="session")
+def small_state():
+    """A state dict of 7 classes."""
+    return synthetic(seed=SEED % 1000 + 1, num_classes=7)
+
+
+@pytest.fixture(scope="session")
+def weights_dir(state, tmp_path_factory):
+    """Weights of 1000 classes for pictures of 224x224."""
+    return export(tmp_path_factory.mktemp("weights") / "1000", state)
+
+
+@pytest.fixture(scope="session")
+def small_weights_dir(small_state, tmp_path_factory):
+    """Weights of 7 classes for pictures of 32x32, which even version 1 classifies in seconds."""
+    return export(tmp_path_factory.mktemp("weights") / "7", small_state, image_size=32)
