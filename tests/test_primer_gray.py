@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given
-from primer_support import assert_close, load, pictures
+
+from tests.primer_support import assert_close, load, pictures
 
 gray = load("0_gray")
 

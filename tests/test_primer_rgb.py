@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from primer_support import assert_close, load, pictures
+
+from tests.primer_support import assert_close, load, pictures
 
 rgb = load("1_rgb")
 TOLERANCE = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 2, np.dtype(np.float32): 1e-5}
