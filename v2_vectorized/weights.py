@@ -47,17 +47,21 @@ def read_manifest(weights_dir):
 
 def check_manifest(manifest):
     """Raise ValueError, TypeError or KeyError unless the manifest's entries fit each other and the network."""
+    if not isinstance(manifest["source"], str):
+        raise TypeError("source: expected text")
     if len(manifest["labels"]) != manifest["num_classes"]:
         raise ValueError(f"{len(manifest['labels'])} labels for {manifest['num_classes']} classes")
     preprocessing = manifest["preprocessing"]
-    if not 32 <= preprocessing["crop"] <= preprocessing["resize"]:
-        raise ValueError("preprocessing: expected 32 <= crop <= resize")
-    if len(preprocessing["mean"]) != 3 or len(preprocessing["std"]) != 3 or 0 in preprocessing["std"]:
+    crop, resize = preprocessing["crop"], preprocessing["resize"]
+    if not (isinstance(crop, int) and isinstance(resize, int) and 32 <= crop <= resize):
+        raise ValueError("preprocessing: expected whole numbers 32 <= crop <= resize")
+    channels = np.array([preprocessing["mean"], preprocessing["std"]], dtype=np.float32)
+    if channels.shape != (2, 3) or not np.isfinite(channels).all() or not channels[1].all():
         raise ValueError("preprocessing: expected three means and three standard deviations that are not zero")
     if preprocessing["interpolation"] not in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
         raise ValueError(f"preprocessing: unknown interpolation {preprocessing['interpolation']!r}")
     expected = resnet50_shapes(manifest["num_classes"])
-    found = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items()}
+    found = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items() if entry["sha256"]}
     if found != expected:
         name = min(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
         raise ValueError(f"{name}: shape {found.get(name)}, ResNet-50 has {expected.get(name)}")

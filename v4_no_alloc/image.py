@@ -27,9 +27,10 @@ def load_image(path, preprocessing):
 def read_picture(path):
     """Return the upright RGB picture of a file (the first one, if it holds several)."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"):  # Pillow mentions every oddity of a damaged file
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return to_rgb(ImageOps.exif_transpose(picture))
+            with Image.open(path) as picture:
+                return to_rgb(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; refused") from None
     except FileNotFoundError:
