@@ -22,6 +22,7 @@ from common.architecture import expected_shapes  # noqa: E402
 from common.errors import AlreadyThere, ExportError  # noqa: E402
 from common.synthetic import synthetic  # noqa: E402
 from common.weights_on_disk import (  # noqa: E402
+    FORMAT,
     IMAGENET_V1,
     check_labels,
     check_preprocessing,
@@ -52,8 +53,9 @@ def from_demo():
 
 def from_synthetic(seed=0, num_classes=1000):
     """Random weights: good for timing and for tests."""
+    tensors = synthetic(seed, num_classes)
     labels = [f"class {index}" for index in range(num_classes)]
-    return Export(synthetic(seed, num_classes), f"synthetic seed {seed}", labels, IMAGENET_V1,
+    return Export(tensors, f"synthetic seed {seed}", labels, IMAGENET_V1,
                   "These weights are random: what the network predicts with them means nothing. Pretrained "
                   "ones: python common/export_weights.py torchvision --force (needs PyTorch and a network)")
 
@@ -93,7 +95,7 @@ def read_labels(file):
 def from_auto(out):
     """The best source that works here. Intact weights in `out` give way to pretrained ones only."""
     for source in (from_torchvision, from_demo, from_synthetic):
-        if source is not from_torchvision and (present := intact(out)):
+        if source is not from_torchvision and (present := intact(out)) and present["format"] == FORMAT:
             raise ExportError(f"{out} keeps its intact weights ({present.get('source')})")
         try:
             return source()

@@ -9,13 +9,16 @@ import hashlib
 import http.client
 import re
 import socket
+import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
 from common.architecture import check_shapes
 from common.errors import ExportError
+from common.weights_on_disk import check_numbers
 
 INSTALL = "run `make weights`, or `pip install torch==2.13.0 torchvision==0.28.0`"
+SAVE = "save your model with torch.save(model.state_dict(), FILE)"
 TIMEOUT = 30  # seconds without a byte before a download counts as failed; by default it would wait for ever
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict
 
@@ -105,25 +108,25 @@ def checkpoint(file):
     """
     torch = import_torch()
     try:
-        # torchvision's own training script keeps its command line beside the state dict, as a Namespace
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with open(file, "rb") as stream:
+            return to_arrays(_state_dict(torch, _load(torch, stream)))
     except OSError as error:
         raise ExportError(f"cannot read {file}: {error.strerror or error}") from None
-    except Exception as error:  # the unpickler fails in as many ways as a file can be damaged
-        raise ExportError(f"{file} is {_unreadable(error)}: save one with "
-                          "torch.save(model.state_dict(), FILE)") from None
-    try:
-        return to_arrays(_state_dict(torch, content))
     except ExportError as error:
         raise ExportError(f"{file}: {error}") from None
 
 
-def _unreadable(error):
-    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
-    if found:
-        return f"more than tensors, it holds Python objects ({found[1]}), and those are never loaded"
-    return f"no PyTorch checkpoint, or a damaged one ({type(error).__name__})"
+def _load(torch, stream):
+    """Return what torch.load finds in an open file, tensors and plain containers only."""
+    try:
+        # torchvision's own training script keeps its command line beside the state dict, as a Namespace
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler fails in as many ways as a file can be damaged
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        fault = (f"holds Python objects ({found[1]}), and those are never loaded" if found else
+                 f"no PyTorch checkpoint, or a damaged one ({type(error).__name__})")
+        raise ExportError(f"{fault}: {SAVE}") from None
 
 
 def _state_dict(torch, content):
@@ -133,7 +136,7 @@ def _state_dict(torch, content):
             content = content[key]
             break
     if not isinstance(content, dict) or not any(map(torch.is_tensor, content.values())):
-        raise ExportError("holds no state dict: save one with torch.save(model.state_dict(), FILE)")
+        raise ExportError(f"holds no state dict: {SAVE}")
     prefix = "module."  # torch.nn.DataParallel wraps the model under this name
     if all(str(name).startswith(prefix) for name in content):
         content = {name.removeprefix(prefix): value for name, value in content.items()}
@@ -145,7 +148,9 @@ def to_arrays(state_dict):
     state_dict = {str(name): tensor for name, tensor in state_dict.items()
                   if not str(name).endswith("num_batches_tracked")}
     check_shapes({name: getattr(tensor, "shape", ()) for name, tensor in state_dict.items()})
-    return {name: _to_array(name, tensor) for name, tensor in state_dict.items()}
+    arrays = {name: _to_array(name, tensor) for name, tensor in state_dict.items()}
+    check_numbers(arrays)
+    return arrays
 
 
 def _to_array(name, tensor):

@@ -36,7 +36,7 @@ def write_weights(out, tensors, *, source, labels, preprocessing, force=False):
     """
     out = Path(out).resolve()
     num_classes = check_shapes({name: array.shape for name, array in tensors.items()})
-    check_finite(tensors)
+    check_numbers(tensors)
     check_labels(labels, num_classes)
     check_preprocessing(preprocessing)
     manifest = {"format": FORMAT, "source": source, "num_classes": num_classes, "labels": list(labels),
@@ -88,11 +88,11 @@ def intact(out):
         return None
 
 
-def check_finite(tensors):
+def check_numbers(tensors):
     """Raise ExportError naming the first tensor that holds NaN, infinity, or a variance below zero."""
     for name, array in tensors.items():
         if not np.isfinite(array).all():
-            raise ExportError(f"{name} holds NaN, infinity or a number beyond float32")
+            raise ExportError(f"{name} holds NaN, infinity or a number that float32 cannot hold")
         if name.endswith("running_var") and (array < 0).any():
             raise ExportError(f"{name} holds a variance below zero")
 
