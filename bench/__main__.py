@@ -1,46 +1,66 @@
-"""The benchmark's command line: python -m bench [run|race|...]; `--help` lists all."""
+"""The benchmark's command line: `python -m bench --help`."""
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from bench import machine, network, report, results
-from bench.inputs import InputError, available_cores, picture, reference, source, weights_directory
+from bench import commands, scaling
+from bench.inputs import InputError, available_cores
 from bench.peers import PEERS
-from bench.race import ENGINES, Race, group_name
+from bench.results import ResultsError
 from bench.versions import ROOT, VERSIONS
-
-RUNS = ROOT / "bench" / "results" / "runs"
 
 
 def main():
     arguments = parse_arguments()
     try:
-        return arguments.command(arguments)
-    except (InputError, results.ResultsError) as error:
+        return arguments.act(arguments)
+    except (InputError, ResultsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return commands.INTERRUPTED
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmark the six versions.")
-    commands = parser.add_subparsers(required=True)
-    race = commands.add_parser("race", help="versions and other engines, taking turns")
-    race.add_argument("names", nargs="*", type=contender, default=None)
-    race.add_argument("--rounds", type=positive, default=15)
-    race.set_defaults(command=run_race)
-    for command in (race,):
-        command.add_argument("--size", type=positive, default=224)
-        command.add_argument("--threads", type=positive, default=available_cores())
-        command.add_argument("--weights", type=Path)
-        command.add_argument("--out", type=Path)
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmark the six versions of ResNet-50.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, act, help_text):
+        command = subparsers.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(act=act)
+        return command
+
+    run = add("run", commands.run_latency, "time one picture in each version")
+    run.add_argument("names", nargs="*", type=version, metavar="VERSION", help="all six unless given")
+    race = add("race", commands.run_race, "versions and other engines, taking turns")
+    throughput = add("throughput", commands.run_throughput, "one picture over all cores against one per core")
+    size = add("scaling", commands.run_scaling, "time against image size, and against threads")
+    size.add_argument("--sizes", nargs="+", type=image_size, default=scaling.SIZES, metavar="PIXELS")
+    for command in (race, throughput, size):
+        command.add_argument("names", nargs="*", type=contender, metavar="CONTENDER", help=", ".join(PEERS))
+    profile = add("profile", commands.run_profile, "where a version's time goes, layer by layer")
+    profile.add_argument("names", nargs="+", type=version, metavar="VERSION")
+    reference = add("reference", commands.run_reference, "every experiment, and all pictures")
+    for command in (run, race, throughput, size, profile, reference):
+        command.add_argument("--size", type=image_size, default=224, help="of the picture in pixels (default: 224)")
+        command.add_argument("--threads", type=positive, default=available_cores(), help="default: all cores")
+        command.add_argument("--weights", type=Path, metavar="DIR", help="default: the exported ones, else synthetic")
+        command.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
+    for command, default in ((run, 5.0), (size, 2.0)):
+        command.add_argument("--budget", type=float, default=default, metavar="SECONDS",
+                             help="of timing for each measurement (default: %(default)s)")  # fmt: skip
+    for command, default in ((race, 15), (throughput, 5), (profile, 15)):
+        command.add_argument("--rounds", type=positive, default=default, help="default: %(default)s")
+
+    plot = add("plot", commands.run_plot, "draw a results file's pictures beside it")
+    table = add("table", commands.run_table, "rewrite the tables between markers in Markdown files")
+    for command in (plot, table):
+        command.add_argument("--results", type=Path, default=commands.REFERENCE, metavar="FILE")
+    table.add_argument("files", nargs="*", type=Path, default=[ROOT / "README.md"], metavar="FILE")
+    compare = add("compare", commands.run_compare, "two results files side by side")
+    compare.add_argument("before", type=Path)
+    compare.add_argument("after", type=Path)
     return parser.parse_args()
 
 
@@ -50,40 +70,26 @@ def positive(text):
     return int(text)
 
 
+def image_size(text):
+    if int(text) < 32:
+        raise argparse.ArgumentTypeError(f"{text} pixels; the network takes pictures of at least 32")
+    return int(text)
+
+
+def version(text):
+    """A version's name or its beginning: v5 for v5_codegen."""
+    return named(text, VERSIONS)
+
+
 def contender(text):
-    """A version's name or its beginning ("v5"), or a peer's name."""
-    for name in (*VERSIONS, *PEERS):
-        if text == name or text == name.split("_")[0]:
+    return named(text, (*VERSIONS, *PEERS))
+
+
+def named(text, names):
+    for name in names:
+        if text in (name, name.split("_")[0]):
             return name
-    raise argparse.ArgumentTypeError(f"there is no {text!r}; choose from {', '.join((*VERSIONS, *PEERS))}")
-
-
-def measured_peak(cores):
-    """The machine's ceilings, measured in a process of their own."""
-    done = subprocess.run([sys.executable, "-m", "bench.peak", str(cores)], capture_output=True, text=True, cwd=ROOT)
-    return json.loads(done.stdout)
-
-
-def run_race(arguments):
-    console = Console()
-    weights = weights_directory(arguments.weights)
-    image = picture(arguments.size)
-    names = arguments.names or [*VERSIONS[2:], *ENGINES]
-    peak = measured_peak(arguments.threads)
-    with console.status("race") as status:
-        race = Race(weights, image, reference(weights, image), arguments.threads, say=status.update)
-        try:
-            race.run(names, arguments.rounds)
-        except KeyboardInterrupt:
-            console.print("stopped early")
-    benchmarks, failed = race.entries(network.flops(arguments.size))
-    found = results.document(benchmarks, failed, machine.machine_info(arguments.threads, peak),
-                             image_size=arguments.size, weights=source(weights))  # fmt: skip
-    results.save(found, arguments.out or RUNS / "race.json")
-    name = group_name(arguments.threads)
-    console.print(report.race_table(found, name))
-    console.print(report.ratio_table(found, name))
-    return 1 if failed else 0
+    raise argparse.ArgumentTypeError(f"there is no {text!r}; choose from {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -25,14 +25,17 @@ class Handler(ctypes.Structure):
                 ("malloc", MALLOC), ("calloc", CALLOC), ("realloc", REALLOC), ("free", FREE)]  # fmt: skip
 
 
+SMALLEST = 1024  # bytes; what is smaller is NumPy's own bookkeeping of shapes, strides and scalars
+
+
 class Count:
-    """Arrays allocated, and their bytes in all."""
+    """Arrays of SMALLEST bytes and more that were allocated, and the bytes of all."""
 
     def __init__(self):
         self.arrays = self.bytes = 0
 
     def add(self, size):
-        self.arrays += 1
+        self.arrays += size >= SMALLEST
         self.bytes += size
 
 
@@ -45,9 +48,9 @@ def counted_allocations():
     count = Count()
     handler = _counting_handler(count)
     api = ctypes.pythonapi
-    api.PyCapsule_New.restype = api.PyCapsule_GetPointer.restype = POINTER
     api.PyCapsule_New.restype = ctypes.py_object
     api.PyCapsule_New.argtypes = [POINTER, ctypes.c_char_p, POINTER]
+    api.PyCapsule_GetPointer.restype = POINTER
     api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
     capsule = api.PyCapsule_New(ctypes.addressof(handler), b"mem_handler", None)
     _kept.append((handler, capsule))

@@ -37,7 +37,7 @@ def main():
 class Contender:
     """One version or peer, ready to run on one picture."""
 
-    def __init__(self, name, weights_dir, image, threads, root, cache):
+    def __init__(self, name, weights_dir, image, threads, root, cache, trace):
         self.image = image
         self.facts = {"idle_memory": measure.peak_memory()}  # Python, NumPy and this module
         start = time.perf_counter()
@@ -46,17 +46,18 @@ class Contender:
             self.forward = peers.PEERS[name](weights_dir, image.shape[0], threads)
             self.facts["threads"] = threads
         else:
-            self.version = load_version(name, root)
-            self.model = build(self.version, weights_dir, image.shape[0], threads, cache)
+            version = load_version(name, root)
+            self.trace = profile.Trace(version.resnet50) if trace else None
+            self.model = build(version, weights_dir, image.shape[0], threads, cache)
             self.forward = self.model.forward
-            self.facts["threads"] = threads if accepts(self.version.resnet50.ResNet50, "threads") else 1
+            self.facts["threads"] = threads if accepts(version.resnet50.ResNet50, "threads") else 1
         self.facts["startup_seconds"] = time.perf_counter() - start
         self.facts["blas"] = blas_threads()
 
     def run(self, connection, rounds, report_progress=False):
         """Time `rounds` pictures; with `report_progress`, name each stage as it ends (a few µs each)."""
         forward = self.forward
-        if report_progress and self.model:
+        if report_progress and getattr(self.model, "shows_progress", False):  # v5 and v6 probed run another way
 
             def forward(image):
                 return self.model.forward(image, probe=lambda stage, _: connection.send(("progress", stage)))
@@ -76,7 +77,7 @@ class Contender:
         return found
 
     def profile(self, connection, rounds):
-        return profile.layer_times(self.version, self.model, self.image, rounds)
+        return profile.layer_times(self.model, self.trace, self.image, rounds)
 
 
 def build(version, weights_dir, image_size, threads, cache):

@@ -73,6 +73,9 @@ PEERS = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
 }
+# What must be importable for those that race by default.
+MODULES = {"torch-eager": ["torch"], "torch-frozen": ["torch"], "onnxruntime": ["onnx", "onnxruntime"],
+           "openvino": ["onnx", "openvino"]}  # fmt: skip
 
 
 def _channels_first(image):

@@ -1,0 +1,66 @@
+"""Where a version's time goes, layer by layer.
+
+v1 to v4 are timed from outside: the operators that their network calls are replaced, before it is built, by ones
+that note their time. v5 and v6 offer their compiled steps one by one.
+"""
+
+import time
+from collections import defaultdict
+from statistics import median
+
+from bench import network
+
+OPERATORS = ("conv2d", "batch_norm", "relu", "add", "max_pool", "average_pool", "fully_connected")
+OWN_LAYER = {"max_pool": "maxpool", "average_pool": "avgpool", "fully_connected": "fc"}
+
+
+class Trace:
+    """Times the operators that a `resnet50` module imported. `calls`: (operator, seconds) in order."""
+
+    def __init__(self, module, clock=time.perf_counter):
+        self.calls, self.clock = [], clock
+        for name in OPERATORS:
+            if callable(operator := getattr(module, name, None)):
+                setattr(module, name, self.timed(name, operator))
+
+    def timed(self, name, operator):
+        def wrapper(*args, **kwargs):
+            start = self.clock()
+            try:
+                return operator(*args, **kwargs)
+            finally:
+                self.calls.append((name, self.clock() - start))
+
+        return wrapper
+
+    def take_layers(self, image_size):
+        """Return {(layer, operator): seconds} of the calls since the last time.
+
+        The n-th convolution is the network's n-th; what follows it, up to the next, belongs to its layer.
+        """
+        convolutions = iter(layer.name for layer in network.layers(image_size))
+        found, layer = defaultdict(float), None
+        for operator, seconds in self.calls:
+            if operator == "conv2d":
+                layer = next(convolutions)
+            found[OWN_LAYER.get(operator, layer), operator] += seconds
+        self.calls.clear()
+        return dict(found)
+
+
+def layer_times(model, trace, image, rounds, clock=time.perf_counter):
+    """Run `rounds` pictures. Return (seconds of each picture, [{"layer", "operator", "seconds"}, ...]), the parts' medians.
+
+    A picture's time is more than its layers' sum: the rest passes between the operators.
+    """
+    trace.calls.clear()
+    totals, found = [], defaultdict(list)
+    for _ in range(rounds + 1):
+        start = clock()
+        model.forward(image)
+        totals.append(clock() - start)
+        for key, seconds in trace.take_layers(image.shape[0]).items():
+            found[key].append(seconds)
+    parts = [{"layer": layer, "operator": operator, "seconds": median(seconds[1:])}  # the first picture warms up
+             for (layer, operator), seconds in found.items()]  # fmt: skip
+    return totals[1:], parts

@@ -12,13 +12,12 @@ from bench.check import WrongOutput, check_logits
 from bench.worker import Worker, WorkerError
 
 PICTURES = 3  # a turn: the first brings caches and clock speed back and is not timed
-ENGINES = ("torch-eager", "torch-frozen", "onnxruntime", "openvino")
 
 
 class Race:
     """Contenders by name, and what they have shown so far."""
 
-    def __init__(self, weights_dir, image, reference, threads, say=print):
+    def __init__(self, weights_dir, image, reference, threads, say):
         self.weights_dir, self.image, self.reference = weights_dir, image, reference
         self.threads, self.say = threads, say
         self.workers, self.rounds, self.errors, self.failed = {}, {}, {}, {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from bench.network import layers
 from bench.race import ratio
 from bench.results import group
 
@@ -21,9 +22,9 @@ def peak_flops(results, cores):
 def latency_table(results):
     """One row a version in step order; what was not timed says why."""
     table = Table(title=title(results), title_justify="left")
-    table.add_column("version")
+    table.add_column("version", no_wrap=True)
     for heading in ("median ms", "min", "IQR", "images/s", "× previous", "× v1", "GFLOP/s", "% of peak",
-                    "max error", "arrays", "faults", "MiB", "start-up s"):  # fmt: skip
+                    "max error", "arrays", "alloc MiB", "faults", "peak MiB", "start-up s"):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in rows(results):
         if row.get("reason"):
@@ -62,8 +63,8 @@ def latency_cells(row):
     return [
         milliseconds(row["median"]), milliseconds(row["min"]), spread(row), f"{1 / row['median']:.3g}",
         factor(row["times_previous"]), factor(row["times_first"]), f"{row['flops'] / 1e9:.3g}",
-        f"{row['of_peak']:.1%}", f"{row['max_abs_error']:.0e}", number(row.get("arrays")), number(row.get("faults")),
-        number(row.get("peak_memory"), 2**20), f"{row['startup_seconds']:.1f}",
+        f"{row['of_peak']:.1%}", f"{row['max_abs_error']:.0e}", number(row.get("arrays")),
+        number(row.get("array_bytes"), 2**20), number(row.get("faults")), number(row.get("peak_memory"), 2**20), f"{row['startup_seconds']:.1f}",
     ]  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def number(value, unit=1):
 def race_table(results, name):
     """The contenders of one race, fastest first."""
     table = Table(title=f"{name} each, taking turns", title_justify="left")
-    table.add_column("contender")
+    table.add_column("contender", no_wrap=True)
     for heading in ("threads", "median ms", "min", "IQR", "images/s", "GFLOP/s", "% of peak", "max error"):
         table.add_column(heading, justify="right")
     for row in sorted(rows(results, name), key=lambda row: row.get("median", float("inf"))):
@@ -118,6 +119,111 @@ def ratio_table(results, name):
     return table
 
 
+def machine_line(results):
+    """The environment in a sentence."""
+    info = results["machine_info"]
+    peak, cores = info["peak"], info["cores"]
+    ceiling = f"{peak['flops_1'] / 1e9:.0f}" + (f", {cores} cores {peak['flops'] / 1e9:.0f}" if cores > 1 else "")
+    return (f"{info['cpu']}, {cores} of {info['cores_in_machine']} cores in use; peak GFLOP/s measured: one core "
+            f"{ceiling} ({peak['method']}); Python {info['python']}, NumPy {info['numpy']} with {info['blas']}; "
+            f"{info['compiler'] or 'no C compiler'}; {info['os']}")  # fmt: skip
+
+
 def published():
     """The figures of the C++ project that inspired this one; see published.json."""
     return json.loads(PUBLISHED.read_text())
+
+
+def by_layer(parts):
+    """Gather a profile's parts: [{"layer", "seconds", "operators": {operator: seconds}}, ...] in order."""
+    found = {}
+    for part in parts:
+        layer = found.setdefault(part["layer"], {"layer": part["layer"], "seconds": 0.0, "operators": {}})
+        layer["seconds"] += part["seconds"]
+        layer["operators"][part["operator"]] = layer["operators"].get(part["operator"], 0.0) + part["seconds"]
+    return list(found.values())
+
+
+def floor(layer, peak, threads):
+    """The least seconds that a direct convolution can take, and what sets it: arithmetic or memory."""
+    suffix = "_1" if threads == 1 else ""
+    arithmetic, memory = layer.flops / peak[f"flops{suffix}"], layer.bytes / peak[f"bandwidth{suffix}"]
+    return (arithmetic, "arithmetic") if arithmetic >= memory else (memory, "memory")
+
+
+def profile_table(results, version):
+    """Every layer's time, rate, share of the picture's time, and distance from its floor."""
+    benchmark = next(b for b in group(results, "profile") if b["name"] == version)
+    total, threads = benchmark["stats"]["median"], benchmark["extra_info"]["threads"]
+    table = Table(title=f"{version}, {threads} thread{'s' if threads > 1 else ''}: {milliseconds(total)} ms a picture",
+                  title_justify="left")  # fmt: skip
+    table.add_column("layer", no_wrap=True)
+    for heading in ("input", "output", "kernel", "ms", "share", "GFLOP/s", "× floor", "floor set by", "rest, ms"):
+        table.add_column(heading, justify="right")
+    shapes = {layer.name: layer for layer in layers(results["settings"]["image_size"])}
+    parts = by_layer(benchmark["extra_info"]["parts"])
+    for part in parts:
+        table.add_row(part["layer"], *profile_cells(part, shapes.get(part["layer"]), total, results, threads))
+    rest = total - sum(part["seconds"] for part in parts)
+    table.add_row("between layers", "", "", "", milliseconds(rest), f"{rest / total:.1%}")
+    return table
+
+
+def profile_cells(part, layer, total, results, threads):
+    """`rest`: batch norm, ReLU and addition, where they are passes of their own."""
+    seconds, share = part["seconds"], f"{part['seconds'] / total:.1%}"
+    if layer is None:
+        return ["", "", "", milliseconds(seconds), share]
+    least, limit = floor(layer, results["machine_info"]["peak"], threads)
+    rest = sum(value for name, value in part["operators"].items() if name in ("batch_norm", "relu", "add"))
+    shape = ["×".join(map(str, shape)) for shape in (layer.in_shape, layer.out_shape)]
+    kernel = f"{layer.kernel}×{layer.kernel}" + (f" /{layer.stride}" if layer.stride > 1 else "")
+    return [*shape, kernel, milliseconds(seconds), share, f"{layer.flops / seconds / 1e9:.3g}",
+            f"{seconds / least:.2f}", limit, milliseconds(rest) if rest else MISSING]  # fmt: skip
+
+
+def operator_table(results, version):
+    """The same time by operator."""
+    benchmark = next(b for b in group(results, "profile") if b["name"] == version)
+    sums = {}
+    for part in benchmark["extra_info"]["parts"]:
+        sums[part["operator"]] = sums.get(part["operator"], 0.0) + part["seconds"]
+    table = Table()
+    table.add_column("operator")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    for operator, seconds in sorted(sums.items(), key=lambda item: -item[1]):
+        table.add_row(operator, milliseconds(seconds), f"{seconds / benchmark['stats']['median']:.1%}")
+    return table
+
+
+def throughput_table(results):
+    """Pictures a second of every way to share the cores, and how long each picture takes in it."""
+    table = Table(title="many pictures: processes × threads", title_justify="left")
+    table.add_column("contender", no_wrap=True)
+    for heading in ("images/s", "latency ms", "memory MiB", "max error"):
+        table.add_column(heading, justify="right")
+    for row in rows(results, "throughput"):
+        if row.get("reason"):
+            table.add_row(row["name"], f"[red]{row['reason']}[/red]")
+            continue
+        table.add_row(row["name"], f"{1 / row['median']:.3g}", milliseconds(row["latency"]),
+                      number(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}")  # fmt: skip
+    return table
+
+
+def scaling_table(results, name, by):
+    """A row a contender, a column a point. by: "image_size" or "threads"."""
+    points = group(results, name)
+    columns = sorted({point["extra_info"][by] for point in points})
+    table = Table(title=f"{name}: one picture, ms", title_justify="left")
+    table.add_column("contender", no_wrap=True)
+    for column in columns:
+        table.add_column(str(column), justify="right")
+    for version in dict.fromkeys(point["extra_info"]["version"] for point in points):
+        own = {p["extra_info"][by]: p["stats"]["median"] for p in points if p["extra_info"]["version"] == version}
+        table.add_row(version, *(milliseconds(own[c]) if c in own else MISSING for c in columns))
+    for failed in results["failed"]:
+        if failed["group"] == name:
+            table.add_row(failed["name"], f"[red]{failed['reason']}[/red]")
+    return table

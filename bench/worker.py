@@ -26,12 +26,13 @@ class Worker:
 
     name: a version's directory or a peer's name. image: (size, size, 3) float32. threads: for those that can use
     more than one; every version's BLAS has one. cache: whether compiled code may come from an earlier start.
+    trace: prepare for `profile`.
     `facts`: startup_seconds, idle_memory (bytes), threads and blas, once started.
     """
 
-    def __init__(self, name, weights_dir, image, threads=1, root=ROOT, cache=True):
+    def __init__(self, name, weights_dir, image, threads=1, root=ROOT, cache=True, trace=False):
         self.name = name
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         blas = 1 if is_version(name, root) else threads
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(blas)) | {"PYTHONPATH": str(ROOT)}
         self._connection, theirs = Pipe()
@@ -41,7 +42,7 @@ class Worker:
         theirs.close()
         try:
             self._send({"name": name, "weights_dir": str(weights_dir), "image": image, "threads": threads,
-                        "root": str(root), "cache": cache})  # fmt: skip
+                        "root": str(root), "cache": cache, "trace": trace})  # fmt: skip
             self.facts = self._receive()
             self._check_blas(blas)
         except BaseException:
@@ -74,7 +75,7 @@ class Worker:
         return self._receive()
 
     def profile(self, rounds):
-        """The layers' times; see profile.layer_times."""
+        """Every layer's time; see profile.layer_times."""
         self._send(("profile", rounds))
         return self._receive()
 
