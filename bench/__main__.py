@@ -49,7 +49,7 @@ def parse_arguments():
         command.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
     for command, default in ((run, 5.0), (size, 2.0)):
         command.add_argument("--budget", type=float, default=default, metavar="SECONDS",
-                             help="of timing for each measurement (default: %(default)s)")  # fmt: skip
+                             help="of timing for each measurement (default: %(default)s)")
     for command, default in ((race, 15), (throughput, 5), (profile, 15)):
         command.add_argument("--rounds", type=positive, default=default, help="default: %(default)s")
 

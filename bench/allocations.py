@@ -22,7 +22,7 @@ class Handler(ctypes.Structure):
     """PyDataMem_Handler of NumPy's C interface."""
 
     _fields_ = [("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("context", POINTER),
-                ("malloc", MALLOC), ("calloc", CALLOC), ("realloc", REALLOC), ("free", FREE)]  # fmt: skip
+                ("malloc", MALLOC), ("calloc", CALLOC), ("realloc", REALLOC), ("free", FREE)]
 
 
 SMALLEST = 1024  # bytes; what is smaller is NumPy's own bookkeeping of shapes, strides and scalars

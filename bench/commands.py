@@ -44,7 +44,7 @@ class Run:
         """The results file's content; of all so far unless told of what."""
         benchmarks, failed = (self.benchmarks, self.failed) if benchmarks is None else (benchmarks, failed)
         return results.document(benchmarks, failed, self.machine, image_size=self.size, threads=self.threads,
-                                weights=source(self.weights))  # fmt: skip
+                                weights=source(self.weights))
 
     def add(self, benchmarks, failed):
         self.benchmarks += benchmarks
@@ -136,7 +136,7 @@ def run_scaling(arguments):
     run = Run(arguments, "scaling")
     measure_scaling(run, arguments.names or VERSIONS, arguments.sizes, arguments.budget)
     tables = [report.scaling_table(run.document(), scaling.SIZE_GROUP, "image_size"),
-              report.scaling_table(run.document(), scaling.THREAD_GROUP, "threads")]  # fmt: skip
+              report.scaling_table(run.document(), scaling.THREAD_GROUP, "threads")]
     return run.finish(*tables)
 
 
@@ -175,7 +175,7 @@ def measure_profile(run, names, rounds):
                 run.failed.append(results.failure(name, "profile", str(reason)))
                 continue
             run.benchmarks.append(results.entry(name, "profile", seconds, parts=parts, threads=facts["threads"],
-                                                max_abs_error=error, flops=run.flops))  # fmt: skip
+                                                max_abs_error=error, flops=run.flops))
 
 
 def run_reference(arguments):
@@ -190,7 +190,7 @@ def run_reference(arguments):
         lambda: measure_profile(run, VERSIONS[2:], rounds=15),
         lambda: measure_throughput(run, [*VERSIONS[3:], *engines[-1:]], rounds=5),
         lambda: measure_scaling(run, VERSIONS, scaling.SIZES, budget=2.0),
-    ]  # fmt: skip
+    ]
     for experiment in experiments:
         if not run.interrupted:
             experiment()
@@ -198,7 +198,7 @@ def run_reference(arguments):
     tables = [report.latency_table(found)]
     tables += [report.race_table(found, group_name(threads)) for threads in sorted({1, run.threads})]
     tables += [report.throughput_table(found), report.scaling_table(found, scaling.SIZE_GROUP, "image_size"),
-               report.scaling_table(found, scaling.THREAD_GROUP, "threads")]  # fmt: skip
+               report.scaling_table(found, scaling.THREAD_GROUP, "threads")]
     status = run.finish(*tables)
     draw(run.out)
     return status

@@ -39,7 +39,7 @@ def source(weights_dir):
         return json.loads((weights_dir / "manifest.json").read_text())["source"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"no exported weights in {weights_dir} ({error}); make some: "
-                         f"python common/export_weights.py synthetic --out {weights_dir}") from None  # fmt: skip
+                         f"python common/export_weights.py synthetic --out {weights_dir}") from None
 
 
 def picture(size):

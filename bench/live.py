@@ -72,5 +72,5 @@ class Display:
             ProgressBar(total=1.0, completed=1.0 if left is None else elapsed / (elapsed + left), width=40,
                         pulse=left is None),
             Text(f"{elapsed:.0f} s" + ("" if left is None else f", about {left:.0f} s left")),
-        )  # fmt: skip
+        )
         return line

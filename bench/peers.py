@@ -75,7 +75,7 @@ PEERS = {
 }
 # What must be importable for those that race by default.
 MODULES = {"torch-eager": ["torch"], "torch-frozen": ["torch"], "onnxruntime": ["onnx", "onnxruntime"],
-           "openvino": ["onnx", "openvino"]}  # fmt: skip
+           "openvino": ["onnx", "openvino"]}
 
 
 def _channels_first(image):
@@ -126,7 +126,7 @@ def _torch_model(weights_dir):
 
     tensors = _tensors(weights_dir)
     stem = {"conv1": nn.Conv2d(3, 64, 7, 2, 3, bias=False), "bn1": nn.BatchNorm2d(64),
-            "relu": nn.ReLU(inplace=True), "maxpool": nn.MaxPool2d(3, 2, 1)}  # fmt: skip
+            "relu": nn.ReLU(inplace=True), "maxpool": nn.MaxPool2d(3, 2, 1)}
     stages, channels = {}, 64
     for stage, blocks in enumerate(BLOCKS):
         width, made = 64 << stage, []

@@ -9,17 +9,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from bench import network, report
-from bench.results import group
+from bench.results import group, plural
 from bench.scaling import SIZE_GROUP, THREAD_GROUP
 
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
 COLOURS = {"v1_loops": "#999999", "v2_vectorized": "#E69F00", "v3_preload": "#56B4E9", "v4_no_alloc": "#009E73",
-           "v5_codegen": "#0072B2", "v6_threads": "#D55E00"}  # fmt: skip
+           "v5_codegen": "#0072B2", "v6_threads": "#D55E00"}
 ENGINE, INK, FAINT = "#CC79A7", "#222222", "#777777"
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white",
          "axes.facecolor": "white", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
          "xtick.color": INK, "ytick.color": INK, "svg.hashsalt": "resnet50", "axes.axisbelow": True,
-         "grid.color": "#DDDDDD"}  # fmt: skip
+         "grid.color": "#DDDDDD"}
 
 
 def draw_all(results, directory):
@@ -55,7 +55,7 @@ def steps(results):
         if row["name"] in published["steps"]:
             cpp = published["steps"][row["name"]]["ms"]
             axes.plot([cpp, cpp], [place - 0.4, place + 0.4], color=INK, linewidth=2,
-                      label=f"{published['label']} (another machine)" if place == 0 else None)  # fmt: skip
+                      label=f"{published['label']} (another machine)" if place == 0 else None)
     axes.set_yticks(range(len(timed)), [row["name"] for row in timed])
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -93,13 +93,13 @@ def roofline(results):
         axes.plot(x, roof / 1e9, style, color=FAINT)
         name = f"{count} core{'s' if count > 1 else ''}: {peak[f'flops{suffix}'] / 1e9:.0f} GFLOP/s"
         axes.text(9e4, roof[-1] / 1e9 * (0.82 if count == 1 else 1.06), name, ha="right", color=INK,
-                  va="top" if count == 1 else "bottom")  # fmt: skip
+                  va="top" if count == 1 else "bottom")
     by_name = {layer.name: layer for layer in network.layers(size)}
     for part in layer_seconds(results, "v5_codegen"):
         if part["layer"] in by_name:
             layer = by_name[part["layer"]]
             axes.plot(layer.flops / layer.bytes, layer.flops / part["seconds"] / 1e9, "o", markersize=4, alpha=0.5,
-                      color=COLOURS["v5_codegen"])  # fmt: skip
+                      color=COLOURS["v5_codegen"])
     intensity = network.flops(size) / sum(layer.bytes for layer in by_name.values())
     for row in timed:
         axes.plot(intensity, row["flops"] / 1e9, "D", color=colour(row["name"]), markersize=9, markeredgecolor="white")
@@ -138,16 +138,16 @@ def layers(results):
             axes.bar(range(len(found)), heights, bottom=bottoms, color=colour(version), alpha=shade, width=0.85)
             bottoms += heights
         axes.step(np.arange(len(found)), floors, where="mid", color=INK, linewidth=1.2)
-        total = benchmark["stats"]["median"] * 1e3
-        axes.set_title(f"{version}, {threads} thread{'s' if threads > 1 else ''}: {total:.3g} ms", loc="left", fontsize=11)
+        total = report.milliseconds(benchmark["stats"]["median"])
+        axes.set_title(f"{version}, {plural(threads, 'thread')}: {total} ms", loc="left", fontsize=11)
         axes.set_ylabel("ms")
         axes.grid(axis="y")
         axes.margins(x=0.01)
-    starts = [i for i, layer in enumerate(found) if layer.name in {"conv1", "fc"} or layer.name.endswith("0.downsample.0")]
-    names = [found[i].name.split(".")[0] for i in starts]
-    panels[-1, 0].set_xticks(starts, names, ha="left")
+    names = [layer.name.split(".")[0] for layer in found]
+    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+    panels[-1, 0].set_xticks(starts, [names[i] for i in starts], ha="left")
     figure.suptitle("Where the time goes, layer by layer; pale: batch norm, ReLU, addition; line: the floor", x=0.07,
-                    ha="left", fontsize=12)  # fmt: skip
+                    ha="left", fontsize=12)
     figure.tight_layout()
     return figure
 
@@ -164,7 +164,7 @@ def scaling(results):
     """Three panels: time against image size, speed-up against threads, images a second of two ways to share cores."""
     sizes, threads, throughput = (group(results, name) for name in (SIZE_GROUP, THREAD_GROUP, "throughput"))
     drawn = [(draw, data) for draw, data in
-             ((draw_sizes, sizes), (draw_threads, threads), (draw_throughput, throughput)) if data]  # fmt: skip
+             ((draw_sizes, sizes), (draw_threads, threads), (draw_throughput, throughput)) if data]
     if not drawn:
         return None
     figure, panels = plt.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 4.2), squeeze=False)
@@ -179,7 +179,7 @@ def draw_sizes(axes, points):
         own = [point for point in points if point["extra_info"]["version"] == version]
         x = [point["extra_info"]["image_size"] for point in own]
         axes.plot(x, [point["stats"]["median"] * 1e3 for point in own], "o-", color=colour(version), label=version,
-                  markersize=4)  # fmt: skip
+                  markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks([64, 128, 224, 448], ["64", "128", "224", "448"])
@@ -194,8 +194,10 @@ def draw_threads(axes, points):
     most = max(point["extra_info"]["threads"] for point in points)
     axes.plot([1, most], [1, most], "--", color=FAINT, label="ideal")
     for version in dict.fromkeys(point["extra_info"]["version"] for point in points):
-        own = {p["extra_info"]["threads"]: p["stats"]["median"] for p in points if p["extra_info"]["version"] == version}
-        axes.plot(list(own), [own[1] / seconds for seconds in own.values()], "o-", color=colour(version), label=version)
+        own = [point for point in points if point["extra_info"]["version"] == version]
+        x = [point["extra_info"]["threads"] for point in own]
+        y = [own[0]["stats"]["median"] / point["stats"]["median"] for point in own]
+        axes.plot(x, y, "o-", color=colour(version), label=version)
     axes.set_xticks(sorted({point["extra_info"]["threads"] for point in points}))
     axes.set_xlabel("threads")
     axes.set_title("times as fast as one thread", loc="left")

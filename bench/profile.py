@@ -49,9 +49,9 @@ class Trace:
 
 
 def layer_times(model, trace, image, rounds, clock=time.perf_counter):
-    """Run `rounds` pictures. Return (seconds of each picture, [{"layer", "operator", "seconds"}, ...]), the parts' medians.
+    """Run `rounds` pictures. Return (seconds of each picture, [{"layer", "operator", "seconds"}, ...]).
 
-    A picture's time is more than its layers' sum: the rest passes between the operators.
+    The parts' seconds are medians. A picture's time is more than their sum: the rest passes between the operators.
     """
     trace.calls.clear()
     totals, found = [], defaultdict(list)
@@ -62,5 +62,5 @@ def layer_times(model, trace, image, rounds, clock=time.perf_counter):
         for key, seconds in trace.take_layers(image.shape[0]).items():
             found[key].append(seconds)
     parts = [{"layer": layer, "operator": operator, "seconds": median(seconds[1:])}  # the first picture warms up
-             for (layer, operator), seconds in found.items()]  # fmt: skip
+             for (layer, operator), seconds in found.items()]
     return totals[1:], parts

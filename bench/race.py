@@ -72,12 +72,12 @@ class Race:
                           startup_seconds=self.workers[name].facts["startup_seconds"],
                           rounds=[median(turn) for turn in rounds])
             for name, rounds in self.rounds.items() if rounds and name not in self.failed
-        ]  # fmt: skip
+        ]
         return benchmarks, [results.failure(name, name_of_race, why) for name, why in self.failed.items()]
 
 
 def group_name(threads):
-    return f"race, {threads} thread{'s' if threads > 1 else ''}"
+    return f"race, {results.plural(threads, 'thread')}"
 
 
 def ratio(one, other):

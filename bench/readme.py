@@ -10,20 +10,20 @@ from pathlib import Path
 from bench import report
 from bench.race import group_name
 from bench.report import MISSING, factor, milliseconds, number
-from bench.results import ResultsError, group
+from bench.results import ResultsError, group, plural
 
 
 def latency(results):
     """The six versions, and the published figures of the project that inspired them."""
     lines = ["| step | one picture, ms | × previous | × v1 | GFLOP/s | of peak | allocates, MiB | start-up, s |",
-             "|---|--:|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+             "|---|--:|--:|--:|--:|--:|--:|--:|"]
     for row in report.rows(results):
         if "reason" in row:
             lines.append(f"| `{row['name']}` | not timed: {row['reason']} |||||||")
             continue
         cells = (milliseconds(row["median"]), factor(row["times_previous"]), factor(row["times_first"]),
                  f"{row['flops'] / 1e9:.3g}", f"{row['of_peak']:.1%}", number(row.get("array_bytes"), 2**20),
-                 f"{row['startup_seconds']:.1f}")  # fmt: skip
+                 f"{row['startup_seconds']:.1f}")
         lines.append(f"| `{row['name']}` | {' | '.join(cells)} |")
     steps = report.published()
     figures = ", ".join(f"{step['ms']:,}" for step in steps["steps"].values())
@@ -36,7 +36,7 @@ def race(results):
     counts = sorted({b["extra_info"]["threads"] for b in results["benchmarks"] if b["group"].startswith("race, ")})
     races = {count: {b["name"]: b for b in group(results, group_name(count))} for count in counts}
     names = dict.fromkeys(name for entries in races.values() for name in entries)
-    heads = [f"{count} thread{'s' if count > 1 else ''}, ms" for count in counts]
+    heads = [f"{plural(count, 'thread')}, ms" for count in counts]
     lines = [f"| | {' | '.join(heads)} |", "|---|" + "--:|" * len(counts)]
     for name in names:
         cells = [race_cell(entries.get(name), count) for count, entries in races.items()]

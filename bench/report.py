@@ -7,7 +7,7 @@ from rich.table import Table
 
 from bench.network import layers
 from bench.race import ratio
-from bench.results import group
+from bench.results import group, plural
 
 PUBLISHED = Path(__file__).with_name("published.json")
 MISSING = "–"
@@ -24,7 +24,7 @@ def latency_table(results):
     table = Table(title=title(results), title_justify="left")
     table.add_column("version", no_wrap=True)
     for heading in ("median ms", "min", "IQR", "images/s", "× previous", "× v1", "GFLOP/s", "% of peak",
-                    "max error", "arrays", "alloc MiB", "faults", "peak MiB", "start-up s"):  # fmt: skip
+                    "max error", "arrays", "alloc MiB", "faults", "peak MiB", "start-up s"):
         table.add_column(heading, justify="right")
     for row in rows(results):
         if row.get("reason"):
@@ -53,7 +53,7 @@ def rows(results, of="latency"):
             "timed": stats["rounds"], "flops": flops, "of_peak": flops / peak_flops(results, extra["threads"]),
             "times_previous": previous and previous / stats["median"],
             "times_first": first and first / stats["median"],
-        })  # fmt: skip
+        })
         previous = stats["median"]
     found += [failed for failed in results["failed"] if failed["group"] == of]
     return sorted(found, key=lambda row: row["name"]) if of == "latency" else found
@@ -64,8 +64,9 @@ def latency_cells(row):
         milliseconds(row["median"]), milliseconds(row["min"]), spread(row), f"{1 / row['median']:.3g}",
         factor(row["times_previous"]), factor(row["times_first"]), f"{row['flops'] / 1e9:.3g}",
         f"{row['of_peak']:.1%}", f"{row['max_abs_error']:.0e}", number(row.get("arrays")),
-        number(row.get("array_bytes"), 2**20), number(row.get("faults")), number(row.get("peak_memory"), 2**20), f"{row['startup_seconds']:.1f}",
-    ]  # fmt: skip
+        number(row.get("array_bytes"), 2**20), number(row.get("faults")), number(row.get("peak_memory"), 2**20),
+        f"{row['startup_seconds']:.1f}",
+    ]
 
 
 def milliseconds(seconds):
@@ -99,7 +100,7 @@ def race_table(results, name):
             continue
         table.add_row(row["name"], str(row["threads"]), milliseconds(row["median"]), milliseconds(row["min"]),
                       spread(row), f"{1 / row['median']:.3g}", f"{row['flops'] / 1e9:.3g}", f"{row['of_peak']:.1%}",
-                      f"{row['max_abs_error']:.0e}")  # fmt: skip
+                      f"{row['max_abs_error']:.0e}")
     return table
 
 
@@ -126,7 +127,7 @@ def machine_line(results):
     ceiling = f"{peak['flops_1'] / 1e9:.0f}" + (f", {cores} cores {peak['flops'] / 1e9:.0f}" if cores > 1 else "")
     return (f"{info['cpu']}, {cores} of {info['cores_in_machine']} cores in use; peak GFLOP/s measured: one core "
             f"{ceiling} ({peak['method']}); Python {info['python']}, NumPy {info['numpy']} with {info['blas']}; "
-            f"{info['compiler'] or 'no C compiler'}; {info['os']}")  # fmt: skip
+            f"{info['compiler'] or 'no C compiler'}; {info['os']}")
 
 
 def published():
@@ -155,8 +156,8 @@ def profile_table(results, version):
     """Every layer's time, rate, share of the picture's time, and distance from its floor."""
     benchmark = next(b for b in group(results, "profile") if b["name"] == version)
     total, threads = benchmark["stats"]["median"], benchmark["extra_info"]["threads"]
-    table = Table(title=f"{version}, {threads} thread{'s' if threads > 1 else ''}: {milliseconds(total)} ms a picture",
-                  title_justify="left")  # fmt: skip
+    table = Table(title=f"{version}, {plural(threads, 'thread')}: {milliseconds(total)} ms a picture",
+                  title_justify="left")
     table.add_column("layer", no_wrap=True)
     for heading in ("input", "output", "kernel", "ms", "share", "GFLOP/s", "× floor", "floor set by", "rest, ms"):
         table.add_column(heading, justify="right")
@@ -179,7 +180,7 @@ def profile_cells(part, layer, total, results, threads):
     shape = ["×".join(map(str, shape)) for shape in (layer.in_shape, layer.out_shape)]
     kernel = f"{layer.kernel}×{layer.kernel}" + (f" /{layer.stride}" if layer.stride > 1 else "")
     return [*shape, kernel, milliseconds(seconds), share, f"{layer.flops / seconds / 1e9:.3g}",
-            f"{seconds / least:.2f}", limit, milliseconds(rest) if rest else MISSING]  # fmt: skip
+            f"{seconds / least:.2f}", limit, milliseconds(rest) if rest else MISSING]
 
 
 def operator_table(results, version):
@@ -208,7 +209,7 @@ def throughput_table(results):
             table.add_row(row["name"], f"[red]{row['reason']}[/red]")
             continue
         table.add_row(row["name"], f"{1 / row['median']:.3g}", milliseconds(row["latency"]),
-                      number(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}")  # fmt: skip
+                      number(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}")
     return table
 
 

@@ -27,7 +27,7 @@ def entry(name, group, seconds, **extra_info):
         stats.update(duration)
     times = stats.as_dict() | {"data": list(seconds), "iterations": 1}
     return {"group": group, "name": name, "fullname": f"{group}/{name}", "params": None, "param": None,
-            "extra_info": extra_info, "options": {}, "stats": times}  # fmt: skip
+            "extra_info": extra_info, "options": {}, "stats": times}
 
 
 def failure(name, group, reason):
@@ -81,6 +81,10 @@ def load(path):
 def group(results, name):
     """The benchmarks of one experiment, in the order in which they were run."""
     return [benchmark for benchmark in results["benchmarks"] if benchmark["group"] == name]
+
+
+def plural(count, noun):
+    return f"{count} {noun}{'s' if count > 1 else ''}"
 
 
 def rounded(value):

@@ -36,7 +36,7 @@ class Scaling:
 
     def point(self, group, name, size, threads):
         """Measure one point and return it, or note the failure and return None."""
-        label = f"{name}, {size} pixels, {threads} thread{'s' if threads > 1 else ''}"
+        label = f"{name}, {size} pixels, {results.plural(threads, 'thread')}"
         self.say(label)
         image = picture(size)
         if size not in self.references:
@@ -49,7 +49,7 @@ class Scaling:
             self.failed.append(results.failure(label, group, str(error)))
             return None
         self.benchmarks.append(results.entry(label, group, seconds, version=name, image_size=size, threads=used,
-                                             max_abs_error=error, flops=network.flops(size)))  # fmt: skip
+                                             max_abs_error=error, flops=network.flops(size)))
         return self.benchmarks[-1]
 
 

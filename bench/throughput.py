@@ -49,9 +49,11 @@ class Team:
         """Times are seconds a picture of the whole team; `latency` is that of one picture in its process."""
         rates = [sum(pictures / seconds for pictures, seconds in done) for done in self.spans]
         latency = [seconds / pictures for done in self.spans for pictures, seconds in done]
-        return results.entry(self.label, GROUP, [1 / rate for rate in rates], processes=self.processes, version=self.name,
-                             threads=self.threads, max_abs_error=self.error, peak_memory=self.memory, flops=flops,
-                             latency=sorted(latency)[len(latency) // 2])  # fmt: skip
+        return results.entry(
+            self.label, GROUP, [1 / rate for rate in rates], version=self.name, processes=self.processes,
+            threads=self.threads, max_abs_error=self.error, peak_memory=self.memory, flops=flops,
+            latency=sorted(latency)[len(latency) // 2],
+        )
 
     def close(self):
         for worker in self.workers:
@@ -95,4 +97,4 @@ def measure(wanted, inputs, rounds, duration, flops, say, report):
 
 
 def label(name, processes, threads):
-    return f"{name}, {processes} × {threads} thread{'s' if threads > 1 else ''}"
+    return f"{name}, {processes} × {results.plural(threads, 'thread')}"

@@ -14,7 +14,7 @@ from multiprocessing import Pipe
 from bench.versions import ROOT, VERSIONS
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
-                    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")  # fmt: skip
+                    "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class WorkerError(Exception):
@@ -38,11 +38,11 @@ class Worker:
         self._connection, theirs = Pipe()
         command = [sys.executable, "-P", "-m", "bench.child", str(theirs.fileno())]
         self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                                         stdout=self._log, stderr=self._log)  # fmt: skip
+                                         stdout=self._log, stderr=self._log)
         theirs.close()
         try:
             self._send({"name": name, "weights_dir": str(weights_dir), "image": image, "threads": threads,
-                        "root": str(root), "cache": cache, "trace": trace})  # fmt: skip
+                        "root": str(root), "cache": cache, "trace": trace})
             self.facts = self._receive()
             self._check_blas(blas)
         except BaseException:
