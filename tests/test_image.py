@@ -1,4 +1,4 @@
-"""Picture files: the same numbers as torchvision's preset, every Pillow mode, and one clear line for what is no picture."""
+"""Picture files: torchvision's preset to the last bit, every Pillow mode, one clear line for what is no picture."""
 
 import io
 from pathlib import Path

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_the_pool_is_one_block_with_every_tensor(small_weights_dir):
         views = sorted(pool.tensors.values(), key=lambda view: view.ctypes.data)
         assert pool.block.flags.c_contiguous
         assert views[0].ctypes.data == pool.block.ctypes.data
-        for view, following in zip(views, views[1:]):
+        for view, following in pairwise(views):
             assert view.ctypes.data + view.nbytes == following.ctypes.data
         assert sum(view.nbytes for view in views) == pool.block.nbytes
         assert np.isfinite(pool.block).all()

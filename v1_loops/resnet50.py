@@ -1,9 +1,10 @@
 """ResNet-50, version 1: the definition, as plain Python loops.
 
-What it does:  computes every sum of the network one multiplication at a time, on nested lists.
-What it costs: the interpreter runs some 20 instructions of its own for each multiplication.
-Next step:     v2_vectorized leaves the loops to NumPy.
-Run it:        python v1_loops/infer.py PICTURE
+What changed:     nothing yet: this is where the six versions start.
+Why it helps:     to be read. Every sum is written out, one multiplication at a time, on nested lists; the
+                  interpreter spends dozens of instructions of its own on each.
+What did not:     nothing yet. From here on: the network, its results, and how the program is used.
+Run it:           python v1_loops/infer.py PICTURE
 """
 
 import numpy as np

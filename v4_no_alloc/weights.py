@@ -62,7 +62,9 @@ def check_manifest(manifest):
     if preprocessing["interpolation"] not in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
         raise ValueError(f"preprocessing: unknown interpolation {preprocessing['interpolation']!r}")
     expected = resnet50_shapes(manifest["num_classes"])
-    found = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items() if entry["sha256"]}
+    found = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items()}
+    if not all(isinstance(entry["sha256"], str) for entry in manifest["tensors"].values()):
+        raise TypeError("tensors: expected a sha256 for each")
     if found != expected:
         name = min(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
         raise ValueError(f"{name}: shape {found.get(name)}, ResNet-50 has {expected.get(name)}")

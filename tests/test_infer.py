@@ -1,0 +1,145 @@
+"""The command line of every version, as a user runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from bench.versions import ROOT, VERSIONS, load_version
+from tests.torch_reference import PROBES, torch_activations, torch_model
+
+CAT = Path(skimage.data.__file__).parent / "chelsea.png"
+each_version = pytest.mark.parametrize("version", VERSIONS)
+
+
+def infer(version, *arguments, cwd=None, root=ROOT):
+    command = [sys.executable, root / version / "infer.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def records(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def cat_probabilities(small_state, small_weights_dir):
+    """The reference's seven probabilities for the cat."""
+    preprocessing = json.loads((small_weights_dir / "manifest.json").read_text())["preprocessing"]
+    image = load_version("v1_loops").image.load_image(CAT, preprocessing)
+    logits = torch_activations(torch_model(small_state), image)["logits"]
+    return np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+
+
+@pytest.fixture
+def copied(small_weights_dir, tmp_path):
+    """A function that copies a version into a read-only directory, where ../weights/resnet50 is a link."""
+    root = tmp_path / "some where"
+    (root / "weights").mkdir(parents=True)
+    (root / "weights" / "resnet50").symlink_to(small_weights_dir)
+    directories = [root, root / "weights"]
+
+    def copy(version):
+        directories.append(shutil.copytree(ROOT / version, root / version, ignore=shutil.ignore_patterns("__*")))
+        for directory in directories:
+            directory.chmod(0o555)
+        return root
+
+    yield copy
+    for directory in directories:
+        directory.chmod(0o755)  # so that pytest can remove it
+
+
+@each_version
+def test_a_version_runs_on_its_own(version, copied, cat_probabilities, tmp_path):
+    """Copied elsewhere, read-only, started from another directory, with the default weights of the copy."""
+    result = infer(version, CAT, "--json", "--top", "3", cwd=tmp_path, root=copied(version))
+    assert result.returncode == 0, result.stderr
+    (record,) = records(result)
+    assert list(record) == ["picture", "predictions", "latency_ms", "weights"]
+    assert record["picture"] == str(CAT) and record["latency_ms"] > 0 and record["weights"] == "synthetic for tests"
+    best = np.argsort(-cat_probabilities)[:3]
+    assert [prediction["class"] for prediction in record["predictions"]] == list(best)
+    assert [prediction["label"] for prediction in record["predictions"]] == [f"class {c}" for c in best]
+    for prediction in record["predictions"]:
+        assert abs(prediction["probability"] - cat_probabilities[prediction["class"]]) < 1e-4
+    assert "predictions mean nothing" in result.stderr
+    progress = [line.split()[0] for line in result.stderr.splitlines() if " left" in line]
+    assert progress == (list(PROBES) if version == "v1_loops" else [])
+
+
+@each_version
+def test_broken_weights_are_one_line(version, tmp_path):
+    result = infer(version, CAT, "--weights", tmp_path / "none")
+    assert result.returncode == 1 and result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1 and "python common/export_weights.py" in result.stderr
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A directory, with a space in its name, of two good pictures and two bad ones."""
+    directory = tmp_path / "my album"
+    directory.mkdir()
+    Image.open(CAT).save(directory / "b cat.jpg")
+    Image.new("L", (50, 40), 90).save(directory / "a gray.png")
+    (directory / "c text.jpg").write_text("no picture")
+    (directory / "d empty.png").write_bytes(b"")
+    (directory / "notes.txt").write_text("not looked at")
+    return directory
+
+
+def test_a_directory_with_bad_pictures(album, small_weights_dir):
+    result = infer("v4_no_alloc", album, CAT, "--weights", small_weights_dir, "--json")
+    assert result.returncode == 1
+    found = records(result)
+    names = [Path(record["picture"]).name for record in found]
+    assert names == ["a gray.png", "b cat.jpg", "c text.jpg", "d empty.png", "chelsea.png"]
+    assert ["error" in record for record in found] == [False, False, True, True, False]
+    assert "Traceback" not in result.stderr and "c text.jpg: not a readable picture" in result.stderr
+
+
+def test_text_output(album, small_weights_dir):
+    result = infer("v4_no_alloc", "a gray.png", "b cat.jpg", "--weights", small_weights_dir, "--top", "2", cwd=album)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "weights: synthetic for tests (7 classes)"
+    assert lines[1].startswith("a gray.png (") and lines[1].endswith(" ms)") and lines[4].startswith("b cat.jpg (")
+    assert len(lines) == 7
+    for line in (lines[2], lines[3], lines[5], lines[6]):
+        percent, label = line.split(" %  ")
+        assert 0 <= float(percent) <= 100 and label.startswith("class ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--top", "0", CAT], ["--top", "x", CAT], ["--unknown", CAT]])
+def test_wrong_usage(arguments):
+    result = infer("v4_no_alloc", *arguments)
+    assert result.returncode == 2 and "Traceback" not in result.stderr and "usage:" in result.stderr
+
+
+def test_missing_pictures_and_empty_directories(small_weights_dir, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "missing.jpg", tmp_path / "empty"):
+        result = infer("v4_no_alloc", path, "--weights", small_weights_dir)
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert any(line.startswith(f"error: {path}") for line in result.stderr.splitlines())
+
+
+def test_a_name_that_is_no_text(small_weights_dir, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(CAT, path)
+    for option in ([], ["--json"]):
+        result = infer("v4_no_alloc", path, "--weights", small_weights_dir, *option)
+        assert result.returncode == 0 and "Traceback" not in result.stderr
+
+
+def test_no_version_imports_torch():
+    for version in VERSIONS:
+        code = f"from bench.versions import load_version; load_version({version!r}); import sys; print(*sys.modules)"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        assert not {"torch", "torchvision", "cv2", "onnxruntime", "scipy"} & set(result.stdout.split())
