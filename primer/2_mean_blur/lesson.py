@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--out", type=Path, metavar="FILE",
                           help=f"the result, .png or .jpg; default: PICTURE_{name}.png, where you are")
         self.add_argument("--stages", action="store_true",
-                          help="also draw every intermediate stage, in a second file named ..._stages")
+                          help="also draw every intermediate stage, in a second file, ..._stages.jpg")
         self.set_defaults(sample=sample)
 
     def parse_args(self, args=None, namespace=None):
@@ -101,8 +101,8 @@ def write_results(arguments, result, stages, columns=3):
     """Write `result`, uint8, to --out and, if asked for, the figure of `stages()` beside it."""
     _write_picture(arguments, arguments.out, result)
     if arguments.stages:
-        out = arguments.out
-        _write_picture(arguments, out.with_name(f"{out.stem}_stages{out.suffix}"), _figure(stages(), columns))
+        figure = arguments.out.with_name(f"{arguments.out.stem}_stages.jpg")
+        _write_picture(arguments, figure, _figure(stages(), columns))
 
 
 def _write_picture(arguments, path, pixels):
