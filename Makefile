@@ -1,0 +1,60 @@
+# Every target installs what it needs into $(VENV), once, and reuses it.
+PYTHON  ?= python3
+VENV    ?= .venv
+PICTURE ?= samples/cat.jpg
+A       ?= v3
+B       ?= v4
+PY      := $(VENV)/bin/python
+WEIGHTS := weights/resnet50/manifest.json
+PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo weights verify test test-all lint diff clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow and, where there is none, a C compiler
+
+demo: setup $(WEIGHTS) ## classify a picture: make demo [PICTURE=photo.jpg]
+	$(PY) v4_no_alloc/infer.py "$(PICTURE)"
+
+weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch)
+	$(PY) common/export_weights.py torchvision --force
+
+verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs (needs the pretrained weights)
+	$(PY) -m bench.verify $(ONLY)
+
+test: $(VENV)/test.stamp ## run the tests
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+
+test-all: $(VENV)/test.stamp ## run the tests, the slow ones too
+	$(PY) -m pytest -n 2 --dist loadfile -m "" $(PYTEST)
+
+lint: $(VENV)/test.stamp ## check the style
+	$(VENV)/bin/ruff check
+
+diff: ## show what a step changes: make diff A=v3 B=v4
+	@test -d "$(wildcard $(A)*)" && test -d "$(wildcard $(B)*)" || { echo "error: A and B name versions: v1 to v6" >&2; exit 2; }
+	@diff -ru --color=auto -x __pycache__ -x README.md $(wildcard $(A)*) $(wildcard $(B)*) || test $$? -eq 1
+
+clean: ## remove the virtual environment and caches; weights are kept
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(WEIGHTS): | $(VENV)/base.stamp
+	$(PY) common/export_weights.py
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: this needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/base.stamp: requirements.txt requirements-compiler.txt $(PY)
+	$(PIP) -r requirements.txt
+	@for compiler in "$$CC" cc gcc clang; do if [ -n "$$compiler" ] && command -v $$compiler > /dev/null; then exit 0; fi; done; \
+	echo "no C compiler found: installing one from a wheel" && $(PIP) -r requirements-compiler.txt
+	@touch $@
+
+$(VENV)/%.stamp: requirements-%.txt $(VENV)/base.stamp
+	$(PIP) -r $<
+	@touch $@
