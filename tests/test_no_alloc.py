@@ -90,3 +90,15 @@ def test_a_released_buffer_is_used_again():
     plan.release(first)
     assert plan.take("third", (100,)).offset == first.offset
     assert plan.take("fourth", (10, 10)).offset > first.offset
+
+
+def test_the_progress_report_knows_the_shares_of_work(small_weights_dir):
+    model = v4.resnet50.ResNet50(small_weights_dir, image_size=224)
+    done, shares = 0, {}
+    for step, (operator, arguments) in enumerate(model.steps, start=1):
+        if operator is v4.ops.conv2d:
+            done += arguments[-1].size * arguments[1][..., 0].size
+        if step in model.probes:
+            shares[model.probes[step][0]] = done
+    for name, share in v4.infer.WORK_DONE.items():
+        assert abs(share - shares[name] / done) < 0.001

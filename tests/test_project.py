@@ -1,0 +1,97 @@
+"""The Makefile, the README's own code, and the check of pretrained weights."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from bench import verify
+from bench.versions import ROOT, VERSIONS, load_version
+
+
+def make(*arguments):
+    return subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_make_lists_its_targets():
+    listed = {line.split()[1]: line.split()[2:] for line in make().stdout.splitlines()}
+    phony = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text().replace("\\\n", " ")).group(1).split()
+    assert listed.keys() == set(phony) and all(listed.values())
+
+
+def test_make_diff():
+    result = make("diff", "A=v3", "B=v4")
+    assert result.returncode == 0 and "Only in v4_no_alloc: buffers.py" in result.stdout
+    assert "v4_no_alloc/README.md" not in result.stdout and "image.py" not in result.stdout
+
+
+@pytest.mark.parametrize("names", [("A=v3", "B=v9"), ("A=", "B=v4"), ("A=v", "B=v4")])
+def test_make_diff_of_no_version(names):
+    result = make("diff", *names)
+    assert result.returncode != 0 and "A and B name versions" in result.stderr
+
+
+def test_the_readmes_program_runs(small_weights_dir):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    program = block.replace("weights/resnet50", str(small_weights_dir))
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "v4_no_alloc")}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 0 and re.fullmatch(r"class \d\n", result.stdout), result.stderr
+
+
+def test_relative_links_lead_somewhere():
+    pages = [page for page in ROOT.rglob("*.md") if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)]
+    assert len(pages) > len(VERSIONS)
+    for page in pages:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
+
+
+@pytest.mark.parametrize("version", VERSIONS[:4])
+def test_an_articles_code_is_the_versions_code(version):
+    sources = "".join(path.read_text() for path in (ROOT / version).glob("*.py"))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / version / "README.md").read_text(), re.S)
+    assert blocks and all(block in sources for block in blocks)
+
+
+def test_loading_versions_leaves_no_trace():
+    before, path = set(sys.modules), list(sys.path)
+    first, second = load_version("v2_vectorized"), load_version("v4_no_alloc")
+    assert first.ops is not second.ops and first.ops is not load_version("v2_vectorized").ops
+    assert second.resnet50.conv2d is second.ops.conv2d
+    assert not {"ops", "image", "weights", "resnet50", "buffers"} & (set(sys.modules) - before) and sys.path == path
+    with pytest.raises(ValueError, match="v1_loops"):
+        load_version("v9")
+
+
+class TestVerify:
+    """Weights that claim to be torchvision's are checked; any others leave nothing to check."""
+
+    @pytest.fixture
+    def claiming(self, small_weights_dir, tmp_path):
+        """A function that copies the small weights with another source and labels."""
+
+        def copy(source, labels):
+            directory = shutil.copytree(small_weights_dir, tmp_path / "weights", copy_function=os.link)
+            manifest = json.loads((directory / "manifest.json").read_text())
+            (directory / "manifest.json").unlink()
+            (directory / "manifest.json").write_text(json.dumps(manifest | {"source": source, "labels": labels}))
+            return directory
+
+        return copy
+
+    def test_other_weights(self, small_weights_dir, capsys):
+        assert verify.main([], small_weights_dir) == 0
+        assert "nothing to check" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("label", "status"), [("tench", 1), (None, 0)])
+    def test_the_right_class_decides(self, label, status, claiming, monkeypatch, capsys):
+        monkeypatch.setattr(verify, "RIGHT", {"chelsea.png": {"tabby"}, "coffee.png": {"tabby", "cup"}})
+        directory = claiming("torchvision IMAGENET1K_V2", [label or "tabby"] * 7)
+        assert verify.main(["v4"], directory) == status
+        out = capsys.readouterr().out
+        assert out.count("WRONG") == 2 * status and out.count("v4_no_alloc") == 2
