@@ -191,4 +191,5 @@ def _fail(reason):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it tidies up, as after Ctrl-C
+    sys.stdout.reconfigure(errors="backslashreplace")  # a directory's name may be no valid text
     sys.exit(main())

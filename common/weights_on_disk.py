@@ -23,6 +23,7 @@ from common.errors import AlreadyThere, ExportError
 FORMAT = 1
 MANIFEST = "manifest.json"
 SMALLEST_CROP = 32  # layer4 sees a picture at 1/32 of its size
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's names
 IMAGENET_V1 = {"resize": 256, "crop": 224, "interpolation": "bilinear",
                "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # torchvision's IMAGENET1K_V1
 
@@ -78,12 +79,12 @@ def intact(out):
             return manifest
         check_labels(manifest["labels"], manifest["num_classes"])
         check_preprocessing(manifest["preprocessing"])
-        for name, shape in expected_shapes(manifest["num_classes"]).items():
-            entry = manifest["tensors"][name]
-            content = (Path(out) / f"{name}.npy").read_bytes()
-            if entry["shape"] != _stored_shape(shape) or _sha256(content) != entry["sha256"]:
-                return None
-        return manifest
+        shapes = {name: _stored_shape(shape) for name, shape in expected_shapes(manifest["num_classes"]).items()}
+        files = manifest["tensors"].items()
+        sound = (manifest["format"] == FORMAT and isinstance(manifest["source"], str)
+                 and {name: entry["shape"] for name, entry in files} == shapes
+                 and all(_sha256((Path(out) / f"{name}.npy").read_bytes()) == entry["sha256"] for name, entry in files))
+        return manifest if sound else None
     except Exception:  # whatever a damaged manifest holds in place of these fields, it is not intact
         return None
 
@@ -107,6 +108,10 @@ def check_preprocessing(preprocessing):
     """Raise ExportError unless pictures can be resized, cropped and normalised as `preprocessing` says."""
     resize, crop = preprocessing["resize"], preprocessing["crop"]
     mean, std = preprocessing["mean"], preprocessing["std"]
+    if preprocessing["interpolation"] not in INTERPOLATIONS:
+        raise ExportError(f"interpolation {preprocessing['interpolation']!r} is none of {', '.join(INTERPOLATIONS)}")
+    if not (isinstance(crop, int) and isinstance(resize, int)):
+        raise ExportError(f"crop {crop} and resize {resize} must be whole numbers of pixels")
     if crop < SMALLEST_CROP:
         raise ExportError(f"crop {crop} is too small: it must be {SMALLEST_CROP} or more")
     if crop > resize:
@@ -173,7 +178,8 @@ def _write_partial(partial, tensors, manifest):
         content = buffer.getvalue()
         _write_file(partial / f"{name}.npy", content)
         manifest["tensors"][name] = {"shape": _stored_shape(shape), "sha256": _sha256(content)}
-    _write_file(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    _write_file(partial / MANIFEST, text.encode(errors="backslashreplace"))  # a file's name may be no valid text
     _sync(partial)
 
 
