@@ -99,7 +99,9 @@ def check_numbers(tensors):
 
 
 def check_labels(labels, num_classes):
-    """Raise ExportError unless there is one label per class."""
+    """Raise ExportError unless labels is a list of texts, one per class."""
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
+        raise ExportError("the labels must be a list of texts")
     if len(labels) != num_classes:
         raise ExportError(f"{len(labels)} labels for {num_classes} classes: there must be one for each")
 

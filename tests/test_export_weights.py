@@ -201,14 +201,13 @@ def test_synthetic_activations_stay_of_ordinary_size(size, synthetic_1000):
 @QUICK
 @given(labels=st.lists(st.text(max_size=20), min_size=1, max_size=12), seed=st.integers(0, 99),
        source=st.text(max_size=20))
-def test_every_tensor_and_label_survives_the_round_trip(tiny, tmp_path_factory, labels, seed, source):
-    labels = [label.encode("utf-8", "replace").decode() for label in labels]  # lone surrogates are no text
+def test_every_tensor_and_text_survives_the_round_trip(tiny, tmp_path_factory, labels, seed, source):
     out = tmp_path_factory.mktemp("out") / "weights with spaces"
     tensors = random_tensors(len(labels), seed)
-    write_weights(out, tensors, source="made for a test", labels=labels, preprocessing=IMAGENET_V1)
+    write_weights(out, tensors, source=source, labels=labels, preprocessing=IMAGENET_V1)
     manifest = check_directory(out, tensors)
-    assert manifest["labels"] == labels and manifest["preprocessing"] == IMAGENET_V1
-    assert intact(out) == manifest
+    assert manifest["source"] == source and manifest["labels"] == labels
+    assert manifest["preprocessing"] == IMAGENET_V1 and intact(out) == manifest
 
 
 def test_full_size_synthetic_export_from_the_command_line(tmp_path):
@@ -280,7 +279,8 @@ def test_any_manifest_is_judged_without_failing(tiny, tmp_path_factory, field, v
     out = tmp_path_factory.mktemp("out") / "w"
     export_tiny(out)
     manifest = json.loads((out / "manifest.json").read_text())
-    usable = manifest[field] == value or (field == "source" and isinstance(value, str))
+    usable = (manifest[field] == value or (field == "source" and isinstance(value, str))
+              or (field == "labels" and isinstance(value, list) and [type(label) for label in value] == [str] * 3))
     newer = field == "format" and isinstance(value, (int, float)) and value > 1
     (out / "manifest.json").write_text(json.dumps(manifest | {field: value}))
     assert (intact(out) is not None) == (usable or newer)
