@@ -1,12 +1,12 @@
 """A picture of one digit -> the 28x28 form of MNIST: light ink on black, in a 20x20 box, centred by mass."""
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 BOX_SIZE = 20
 IMAGE_SIZE = 28
 MINIMUM_CONTRAST = 16  # levels of 255 between the paper and the strongest ink; camera noise stays below
-FAINT = 0.1  # share of the strongest ink that still counts as paper: grain and JPEG ringing mostly stay below
+STRONG = 0.35  # share of the strongest ink that is surely ink: grain and JPEG's ringing stay below
 
 
 class DigitError(Exception):
@@ -27,7 +27,7 @@ def to_gray(picture):
         low, high = gray.min(), gray.max()
         return ((gray - low) * (255.0 / (high - low if high > low else 1.0))).astype(np.float32)
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(picture.mode, "RGBA")).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, (128, 128, 128, 255)), picture)
     return np.asarray(picture.convert("L"), np.float32)
 
@@ -43,8 +43,10 @@ def find_ink(gray):
     strongest = max(darker, lighter)
     if strongest < MINIMUM_CONTRAST:
         raise DigitError(f"no digit found: its levels differ by {gray.max() - gray.min():.0f} of 255 only")
-    ink = (paper - gray if darker > lighter else gray - paper) / strongest
-    return np.where(ink > FAINT, ink, 0).astype(np.float32)
+    ink = np.maximum(paper - gray if darker > lighter else gray - paper, 0) / strongest
+    sure = Image.fromarray((ink >= STRONG).astype(np.uint8))
+    near = np.asarray(sure.filter(ImageFilter.MaxFilter(3)))  # faint ink counts only at the edge of a stroke
+    return (ink * near).astype(np.float32)
 
 
 def centre_digit(ink):
