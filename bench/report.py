@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from bench.network import layers
 from bench.race import ratio
 from bench.results import group, plural
+from bench.versions import VERSIONS
 
 PUBLISHED = Path(__file__).with_name("published.json")
 MISSING = "–"
@@ -20,18 +22,31 @@ def peak_flops(results, cores):
 
 
 def latency_table(results):
-    """One row a version in step order; what was not timed says why."""
-    table = Table(title=title(results), title_justify="left")
+    """One row a version in step order, and the published figures of the project that inspired them."""
+    table = Table(title=title(results), title_justify="left", caption=reasons(results, "latency"))
     table.add_column("version", no_wrap=True)
     for heading in ("median ms", "min", "IQR", "images/s", "× previous", "× v1", "GFLOP/s", "% of peak",
                     "max error", "arrays", "alloc MiB", "faults", "peak MiB", "start-up s"):
         table.add_column(heading, justify="right")
     for row in rows(results):
-        if row.get("reason"):
-            table.add_row(row["name"], f"[red]not timed: {row['reason']}[/red]")
-        else:
-            table.add_row(row["name"], *latency_cells(row))
+        table.add_row(row["name"], *(["[red]not timed[/red]"] if row.get("reason") else latency_cells(row)))
+    if results["settings"].get("image_size") == 224:
+        steps = [step["ms"] / 1e3 for step in published()["steps"].values()]
+        table.add_section()
+        table.add_row(published()["label"], milliseconds(steps[-1]), MISSING, MISSING, f"{1 / steps[-1]:.3g}", MISSING,
+                      factor(steps[0] / steps[-1]), style="dim")
+        table.caption += f"{published()['label']}: {published_note()}"
     return table
+
+
+def reasons(results, of):
+    """Why contenders were not timed, a line each."""
+    return "".join(f"[red]{f['name']}: {escape(f['reason'])}[/red]\n" for f in results["failed"] if f["group"] == of)
+
+
+def published_note():
+    figures = ", ".join(f"{step['ms']:,}" for step in published()["steps"].values())
+    return f"{figures} ms for its six steps; {published()['note']}"
 
 
 def title(results):
@@ -42,20 +57,20 @@ def title(results):
 
 def rows(results, of="latency"):
     """One dict a contender: the numbers of its row, or the reason why it has none; versions in step order."""
-    timed = group(results, of)
-    first = next((b["stats"]["median"] for b in timed if b["name"].startswith("v1")), None)
-    found, previous = [], None
-    for benchmark in timed:
+    timed = {benchmark["name"]: benchmark for benchmark in group(results, of)}
+    medians = {name: benchmark["stats"]["median"] for name, benchmark in timed.items()}
+    found = [failed for failed in results["failed"] if failed["group"] == of]
+    for name, benchmark in timed.items():
         stats, extra = benchmark["stats"], benchmark["extra_info"]
-        flops = extra["flops"] / stats["median"]
+        flops, first, previous = extra["flops"] / stats["median"], medians.get(VERSIONS[0]), None
+        if name in VERSIONS[1:]:
+            previous = medians.get(VERSIONS[VERSIONS.index(name) - 1])
         found.append(extra | {
-            "name": benchmark["name"], "median": stats["median"], "min": stats["min"], "iqr": stats["iqr"],
+            "name": name, "median": stats["median"], "min": stats["min"], "iqr": stats["iqr"],
             "timed": stats["rounds"], "flops": flops, "of_peak": flops / peak_flops(results, extra["threads"]),
             "times_previous": previous and previous / stats["median"],
             "times_first": first and first / stats["median"],
         })
-        previous = stats["median"]
-    found += [failed for failed in results["failed"] if failed["group"] == of]
     return sorted(found, key=lambda row: row["name"]) if of == "latency" else found
 
 
@@ -90,13 +105,13 @@ def number(value, unit=1):
 
 def race_table(results, name):
     """The contenders of one race, fastest first."""
-    table = Table(title=f"{name} each, taking turns", title_justify="left")
+    table = Table(title=f"{name} each, taking turns", title_justify="left", caption=reasons(results, name))
     table.add_column("contender", no_wrap=True)
     for heading in ("threads", "median ms", "min", "IQR", "images/s", "GFLOP/s", "% of peak", "max error"):
         table.add_column(heading, justify="right")
     for row in sorted(rows(results, name), key=lambda row: row.get("median", float("inf"))):
         if row.get("reason"):
-            table.add_row(row["name"], MISSING, f"[red]{row['reason']}[/red]")
+            table.add_row(row["name"], MISSING, "[red]not timed[/red]")
             continue
         table.add_row(row["name"], str(row["threads"]), milliseconds(row["median"]), milliseconds(row["min"]),
                       spread(row), f"{1 / row['median']:.3g}", f"{row['flops'] / 1e9:.3g}", f"{row['of_peak']:.1%}",
@@ -200,13 +215,14 @@ def operator_table(results, version):
 
 def throughput_table(results):
     """Pictures a second of every way to share the cores, and how long each picture takes in it."""
-    table = Table(title="many pictures: processes × threads", title_justify="left")
+    caption = reasons(results, "throughput")
+    table = Table(title="many pictures: processes × threads", title_justify="left", caption=caption)
     table.add_column("contender", no_wrap=True)
     for heading in ("images/s", "latency ms", "memory MiB", "max error"):
         table.add_column(heading, justify="right")
     for row in rows(results, "throughput"):
         if row.get("reason"):
-            table.add_row(row["name"], f"[red]{row['reason']}[/red]")
+            table.add_row(row["name"], "[red]not timed[/red]")
             continue
         table.add_row(row["name"], f"{1 / row['median']:.3g}", milliseconds(row["latency"]),
                       number(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}")
@@ -217,14 +233,11 @@ def scaling_table(results, name, by):
     """A row a contender, a column a point. by: "image_size" or "threads"."""
     points = group(results, name)
     columns = sorted({point["extra_info"][by] for point in points})
-    table = Table(title=f"{name}: one picture, ms", title_justify="left")
+    table = Table(title=f"{name}: one picture, ms", title_justify="left", caption=reasons(results, name))
     table.add_column("contender", no_wrap=True)
     for column in columns:
         table.add_column(str(column), justify="right")
     for version in dict.fromkeys(point["extra_info"]["version"] for point in points):
         own = {p["extra_info"][by]: p["stats"]["median"] for p in points if p["extra_info"]["version"] == version}
         table.add_row(version, *(milliseconds(own[c]) if c in own else MISSING for c in columns))
-    for failed in results["failed"]:
-        if failed["group"] == name:
-            table.add_row(failed["name"], f"[red]{failed['reason']}[/red]")
     return table
