@@ -1,0 +1,102 @@
+"""Lesson 5: the threshold that best tells objects from background (Otsu 1979).
+
+Count how often each gray level occurs; try every threshold; keep the one whose two classes lie furthest apart.
+The result is white above the threshold and black up to it.
+
+    python otsu.py [PICTURE] [--out FILE] [--stages]
+"""
+
+import lesson
+import numpy as np
+
+EPSILON = np.finfo(np.float32).eps  # a class with a smaller share of the pixels counts as empty, as in OpenCV
+
+
+def histogram(gray):
+    """How many pixels have each level: (256,) for uint8, (65536,) for uint16."""
+    if gray.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected uint8 or uint16, got {gray.dtype}")
+    return np.bincount(gray.ravel(), minlength=np.iinfo(gray.dtype).max + 1)
+
+
+def between_class_variance(counts):
+    """For every threshold t, how far apart the classes "level <= t" and "level > t" are: Otsu's sigma_B^2.
+
+    counts: (levels,), a histogram. Returns (levels,) float64; 0 where a class is empty.
+    """
+    levels = np.arange(len(counts))
+    pixels, brightness = counts.cumsum(), (counts * levels).cumsum()
+    q1 = pixels / pixels[-1]  # the first class's share of the pixels
+    q2 = 1 - q1
+    both = np.minimum(q1, q2) >= EPSILON
+    variance = np.zeros(len(counts))
+    pixels, brightness, total, sum_of_all = pixels[both], brightness[both], pixels[-1], brightness[-1]
+    mean1 = brightness / pixels
+    mean2 = (sum_of_all - brightness) / (total - pixels)
+    variance[both] = q1[both] * q2[both] * (mean1 - mean2) ** 2
+    return variance
+
+
+def otsu_threshold(gray):
+    """The threshold with the largest between-class variance, the lowest of them if several are equal.
+
+    gray: uint8 or uint16, not empty. A picture of one level has no two classes: 0, as in OpenCV.
+    """
+    if gray.size == 0:
+        raise ValueError("expected a picture of at least one pixel")
+    return int(between_class_variance(histogram(gray)).argmax())
+
+
+def binary(gray, threshold):
+    """White where the picture is lighter than the threshold, else black; same shape and dtype."""
+    return np.where(gray > threshold, np.iinfo(gray.dtype).max, 0).astype(gray.dtype)
+
+
+def draw_histogram(counts, threshold):
+    """A panel for `--stages`: the two classes in two colours."""
+    def panel(axes):
+        levels = np.arange(len(counts))
+        for wanted, colour, label in [(levels <= threshold, "tab:gray", "background"),
+                                      (levels > threshold, "tab:orange", "objects")]:
+            axes.bar(levels[wanted], counts[wanted], width=1, color=colour, label=label)
+        axes.legend()
+        axes.set_xlabel("level")
+        axes.set_ylabel("pixels")
+    return panel
+
+
+def draw_variance(counts, threshold):
+    """A panel for `--stages`: what is maximised, and where."""
+    def panel(axes):
+        axes.plot(between_class_variance(counts))
+        axes.axvline(threshold, color="tab:red", label=f"threshold {threshold}")
+        axes.legend()
+        axes.set_xlabel("threshold")
+    return panel
+
+
+def stages(gray, mask, threshold):
+    """What `--stages` shows."""
+    counts = histogram(gray)
+    return [
+        ("picture", gray),
+        ("histogram", draw_histogram(counts, threshold)),
+        ("between-class variance", draw_variance(counts, threshold)),
+        ("objects: the result", mask),
+        ("the picture where it is an object", np.where(mask, gray, 0).astype(np.uint8)),
+        ("the picture where it is background", np.where(mask, 255, gray).astype(np.uint8)),
+    ]
+
+
+def main():
+    arguments = lesson.Parser(__doc__, sample="coins").parse_args()
+    gray = lesson.read_picture(arguments, "L")
+    threshold = lesson.race("threshold", lambda: otsu_threshold(gray),
+                            lambda cv2: cv2.threshold(gray, 0, 255, cv2.THRESH_OTSU)[0])
+    mask = binary(gray, threshold)
+    print(f"threshold {threshold}: {np.count_nonzero(mask) / mask.size:.1%} of the picture is lighter")
+    lesson.write_results(arguments, mask, lambda: stages(gray, mask, threshold))
+
+
+if __name__ == "__main__":
+    lesson.run(main)
