@@ -12,8 +12,6 @@ Not here, on purpose: strides and dilation (pooling does the down-sampling), bat
 differentiation. The derivations are in README.md.
 """
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -202,14 +200,13 @@ class Network:
         """Write every parameter and one line about its training to an .npz; an interruption leaves the old file."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        temporary = path.with_name(path.name + ".part")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("wb") as file:
                 np.savez(file, description=np.array(description), **self.parameters)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def load(self, path):
         """Fill the parameters from a file that `save` wrote, and return its description. Raises WeightsError."""

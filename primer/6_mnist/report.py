@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix
 
 MISTAKES_SHOWN = 50
 COLUMNS = 10
+TABLE_START, TABLE_END = "<!-- results -->", "<!-- /results -->"
 
 
 class ReportError(Exception):
@@ -126,9 +127,29 @@ def read_runs(path):
 
 
 def record_run(run, path):
-    """Put `run` into the JSON list at `path`, in place of an earlier run on the same data with the same seed."""
+    """Put `run` into the JSON list at `path`, in place of an earlier run on the same data with the same seed.
+
+    A README.md beside it that has the table's two markers gets its table written anew.
+    """
     runs = [other for other in read_runs(path) if (other["data"], other["seed"]) != (run["data"], run["seed"])]
     runs = sorted([*runs, run], key=lambda other: (other["data"], other["seed"]))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(runs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    article = path.with_name("README.md")
+    if article.exists() and TABLE_START in (text := article.read_text(encoding="utf-8")):
+        before, _, rest = text.partition(TABLE_START)
+        after = rest.partition(TABLE_END)[2]
+        article.write_text(before + TABLE_START + results_table(runs) + TABLE_END + after, encoding="utf-8")
+
+
+def results_table(runs):
+    """The runs as a Markdown table, and the machines that they ran on."""
+    rows = ["| data | seed | trained on | held out | epochs | mistakes | accuracy | processor time |", "|---" * 8 + "|"]
+    for run in runs:
+        rows.append(
+            f"| {run['data']} | {run['seed']} | {run['train_digits']:,} | {run['test_digits']:,} | {run['epochs']} "
+            f"| {run['mistakes']} | {100 * run['test_accuracy']:.2f} % | {run['processor_seconds']:.0f} s |"
+        )
+    setups = sorted({f"{run['machine']}, NumPy {run['numpy']}, BLAS threads: {run['threads']}" for run in runs})
+    return "\n" + "\n".join([*rows, "", "Measured on " + "; ".join(setups) + "."]) + "\n"
