@@ -59,8 +59,8 @@ def parse_arguments():
         command.add_argument("--results", type=Path, default=commands.REFERENCE, metavar="FILE")
     table.add_argument("files", nargs="*", type=Path, default=[ROOT / "README.md"], metavar="FILE")
     compare = add("compare", commands.run_compare, "two results files side by side")
-    compare.add_argument("before", type=Path)
-    compare.add_argument("after", type=Path)
+    compare.add_argument("before", type=Path, nargs="?", default=commands.REFERENCE, help="default: %(default)s")
+    compare.add_argument("after", type=Path, nargs="?", help="default: the last run")
     return parser.parse_args()
 
 

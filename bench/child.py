@@ -47,7 +47,7 @@ class Contender:
             self.facts["threads"] = threads
         else:
             version = load_version(name, root)
-            self.trace = profile.Trace(version.resnet50) if trace else None
+            self.trace = profile.traced(version) if trace else None
             self.model = build(version, weights_dir, image.shape[0], threads, cache)
             self.forward = self.model.forward
             self.facts["threads"] = threads if accepts(version.resnet50.ResNet50, "threads") else 1

@@ -212,6 +212,13 @@ def draw(path):
         print(f"drawn: {drawn}")
 
 
+def last_run():
+    stored = sorted(RUNS.glob("*.json"))
+    if not stored:
+        raise results.ResultsError(f"no runs in {RUNS} yet; make one: make bench")
+    return stored[-1]
+
+
 def run_plot(arguments):
     draw(arguments.results)
     return 0
@@ -226,6 +233,7 @@ def run_table(arguments):
 
 
 def run_compare(arguments):
+    arguments.after = arguments.after or last_run()
     before, after = (results.load(path) for path in (arguments.before, arguments.after))
     console = Console()
     for line in compare.machine_differences(before, after):

@@ -20,6 +20,7 @@ STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, 
          "axes.facecolor": "white", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
          "xtick.color": INK, "ytick.color": INK, "svg.hashsalt": "resnet50", "axes.axisbelow": True,
          "grid.color": "#DDDDDD"}
+PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # behind text that a line may cross
 
 
 def draw_all(results, directory):
@@ -47,32 +48,35 @@ def steps(results):
     if not timed:
         return None
     published = report.published()
-    figure, axes = plt.subplots(figsize=(9, 4.2))
+    figure, axes = plt.subplots(figsize=(9, 4))
+    most = 1e3 * max(row["median"] for row in timed)
     for place, row in enumerate(timed):
         ms = row["median"] * 1e3
         axes.barh(place, ms, color=colour(row["name"]), height=0.62)
-        axes.text(ms * 1.08, place, label(row), va="center")
-        if row["name"] in published["steps"]:
+        if row["times_previous"]:
+            axes.text(ms * 1.1, place, report.factor(row["times_previous"]), va="center", weight="bold", bbox=PLAIN)
+        axes.text(most * 2.2, place, duration(row), va="center")
+        if row["name"] in published["steps"] and results["settings"]["image_size"] == 224:
             cpp = published["steps"][row["name"]]["ms"]
-            axes.plot([cpp, cpp], [place - 0.4, place + 0.4], color=INK, linewidth=2,
+            axes.plot([cpp, cpp], [place - 0.42, place + 0.42], color=INK, linewidth=1.6,
                       label=f"{published['label']} (another machine)" if place == 0 else None)
     axes.set_yticks(range(len(timed)), [row["name"] for row in timed])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    most = max(row["median"] for row in timed) * 1e3
-    axes.set_xlim(min(row["median"] for row in timed) * 1e3 / 3, most * 12)
-    axes.set_xlabel("one picture, ms (log scale)")
-    axes.set_title(f"ResNet-50 in six steps, {size_of(results)}, float32", loc="left")
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_xlim(min(row["median"] for row in timed) * 1e3 / 4, most * 2)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_xlabel("one picture, ms (log scale); on each bar: times as fast as the step before")
+    axes.set_title(f"ResNet-50 in six steps, one {size_of(results)} picture, float32", loc="left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", framealpha=1, edgecolor="white")
     axes.grid(axis="x")
     return figure
 
 
-def label(row):
-    text = f"{report.milliseconds(row['median'])} ms"
-    if row["times_previous"]:
-        text += f"   {report.factor(row['times_previous'])}"
-    return text + (f"   ({row['threads']} threads)" if row["threads"] > 1 else "")
+def duration(row):
+    seconds = row["median"]
+    text = f"{seconds:,.0f} s" if seconds >= 10 else f"{report.milliseconds(seconds)} ms"
+    return text + (f", {plural(row['threads'], 'thread')}" if row["threads"] > 1 else "")
 
 
 def size_of(results):
@@ -86,7 +90,7 @@ def roofline(results):
         return None
     size = results["settings"]["image_size"]
     figure, axes = plt.subplots(figsize=(9, 5))
-    x = np.geomspace(4, 1e5, 200)
+    x = np.geomspace(0.3, 1e5, 300)
     peak, cores = results["machine_info"]["peak"], results["machine_info"]["cores"]
     for count, suffix, style in ((1, "_1", "-"), (cores, "", "--"))[: 1 if cores == 1 else 2]:
         roof = np.minimum(peak[f"flops{suffix}"], x * peak[f"bandwidth{suffix}"])
@@ -101,11 +105,15 @@ def roofline(results):
             axes.plot(layer.flops / layer.bytes, layer.flops / part["seconds"] / 1e9, "o", markersize=4, alpha=0.5,
                       color=COLOURS["v5_codegen"])
     intensity = network.flops(size) / sum(layer.bytes for layer in by_name.values())
-    for row in timed:
-        axes.plot(intensity, row["flops"] / 1e9, "D", color=colour(row["name"]), markersize=9, markeredgecolor="white")
-        axes.annotate(row["name"], (intensity, row["flops"] / 1e9), (9, -4), textcoords="offset points")
+    for place, row in enumerate(timed):
+        point, side = (intensity, row["flops"] / 1e9), 1 if place % 2 else -1  # neighbours' names on either side
+        axes.plot(*point, "D", color=colour(row["name"]), markersize=9, markeredgecolor="white")
+        axes.annotate(row["name"], point, (10 * side, -4), textcoords="offset points",
+                      ha="left" if side > 0 else "right", bbox=PLAIN)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
     axes.set_xlabel("floating-point operations per byte of weights")
     axes.set_ylabel("GFLOP/s")
     small = "; small dots: v5_codegen's layers" if layer_seconds(results, "v5_codegen") else ""
@@ -144,7 +152,7 @@ def layers(results):
         axes.grid(axis="y")
         axes.margins(x=0.01)
     names = [layer.name.split(".")[0] for layer in found]
-    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+    starts = [i for i in range(1, len(names)) if names[i] != names[i - 1]]  # the first is conv1, beside layer1
     panels[-1, 0].set_xticks(starts, [names[i] for i in starts], ha="left")
     figure.suptitle("Where the time goes, layer by layer; pale: batch norm, ReLU, addition; line: the floor", x=0.07,
                     ha="left", fontsize=12)
@@ -156,7 +164,7 @@ def operator_ms(part, which):
     """Milliseconds of a layer's own product (convolution or fully connected), or of everything after it."""
     if part is None:
         return 0.0
-    main = sum(part["operators"].get(name, 0.0) for name in ("conv2d", "fully_connected", "layer"))
+    main = sum(part["operators"].get(name, 0.0) for name in report.PRODUCTS)
     return 1e3 * (main if which == "conv2d" else part["seconds"] - main)
 
 
@@ -185,8 +193,9 @@ def draw_sizes(axes, points):
     axes.set_xticks([64, 128, 224, 448], ["64", "128", "224", "448"])
     axes.minorticks_off()
     axes.set_xlabel("height and width, pixels")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_title("one picture, ms", loc="left")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(framealpha=1, edgecolor="white", fontsize=8, loc="lower right", borderpad=0.2)
     axes.grid()
 
 
@@ -223,6 +232,7 @@ def race(results):
     if not names:
         return None
     figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.8), squeeze=False)
+    most = max(len(group(results, name)) for name in names)
     for axes, name in zip(panels[0], names):
         rows = sorted((row for row in report.rows(results, name) if "median" in row), key=lambda row: row["median"])
         threads = int(name.split()[1])
@@ -232,7 +242,7 @@ def race(results):
             axes.barh(place, ms, color=colour(row["name"]), height=0.62)
             axes.text(ms, place, f" {ms:.3g}", va="center")
         axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(most - 0.5, -0.6)
         axes.margins(x=0.15)
         axes.set_xlabel("one picture, ms")
         axes.set_title(name.removeprefix("race, "), loc="left")

@@ -48,19 +48,45 @@ class Trace:
         return dict(found)
 
 
+def traced(version):
+    """Return the Trace of a version that calls its operators, None for one that offers compiled steps."""
+    return None if hasattr(version, "codegen") else Trace(version.resnet50)
+
+
 def layer_times(model, trace, image, rounds, clock=time.perf_counter):
     """Run `rounds` pictures. Return (seconds of each picture, [{"layer", "operator", "seconds"}, ...]).
 
     The parts' seconds are medians. A picture's time is more than their sum: the rest passes between the operators.
     """
-    trace.calls.clear()
     totals, found = [], defaultdict(list)
+    if trace:
+        trace.calls.clear()
     for _ in range(rounds + 1):
-        start = clock()
-        model.forward(image)
-        totals.append(clock() - start)
-        for key, seconds in trace.take_layers(image.shape[0]).items():
+        total, parts = traced_round(model, trace, image, clock) if trace else step_round(model, image, clock)
+        totals.append(total)
+        for key, seconds in parts.items():
             found[key].append(seconds)
     parts = [{"layer": layer, "operator": operator, "seconds": median(seconds[1:])}  # the first picture warms up
              for (layer, operator), seconds in found.items()]
     return totals[1:], parts
+
+
+def traced_round(model, trace, image, clock):
+    start = clock()
+    model.forward(image)
+    return clock() - start, trace.take_layers(image.shape[0])
+
+
+def step_round(model, image, clock):
+    """One picture in one call, and once more step by step: (name, function without arguments, ...)."""
+    start = clock()
+    model.forward(image)
+    total, parts = clock() - start, {}
+    for name, run, *_ in model.steps:
+        start = clock()
+        run()
+        block, _, part = name.rpartition(".")
+        # Gathering every other pixel is part of the convolution with a stride that it saves from doing so.
+        key = (f"{block}.downsample.0", "subsample") if part == "subsample" else (name, "layer")
+        parts[key] = clock() - start
+    return total, parts

@@ -13,6 +13,7 @@ from bench.versions import VERSIONS
 
 PUBLISHED = Path(__file__).with_name("published.json")
 MISSING = "–"
+PRODUCTS = ("conv2d", "fully_connected", "layer")  # what a profile calls a layer's sum of products
 
 
 def peak_flops(results, cores):
@@ -186,16 +187,16 @@ def profile_table(results, version):
 
 
 def profile_cells(part, layer, total, results, threads):
-    """`rest`: batch norm, ReLU and addition, where they are passes of their own."""
+    """`rest`: what is a pass of its own beside the product: batch norm, ReLU, addition, subsampling."""
     seconds, share = part["seconds"], f"{part['seconds'] / total:.1%}"
     if layer is None:
         return ["", "", "", milliseconds(seconds), share]
     least, limit = floor(layer, results["machine_info"]["peak"], threads)
-    rest = sum(value for name, value in part["operators"].items() if name in ("batch_norm", "relu", "add"))
+    rest = seconds - sum(part["operators"].get(name, 0.0) for name in PRODUCTS)
     shape = ["×".join(map(str, shape)) for shape in (layer.in_shape, layer.out_shape)]
     kernel = f"{layer.kernel}×{layer.kernel}" + (f" /{layer.stride}" if layer.stride > 1 else "")
     return [*shape, kernel, milliseconds(seconds), share, f"{layer.flops / seconds / 1e9:.3g}",
-            f"{seconds / least:.2f}", limit, milliseconds(rest) if rest else MISSING]
+            f"{seconds / least:.2f}", limit, milliseconds(rest) if rest > 1e-9 else MISSING]
 
 
 def operator_table(results, version):

@@ -23,10 +23,12 @@ class Scaling:
         for name in names:
             seconds_per_flop = 0.0
             for size in sorted(sizes):
-                if seconds_per_flop * network.flops(size) <= LONGEST and (
-                    point := self.point(SIZE_GROUP, name, size, threads)
-                ):
-                    seconds_per_flop = point["stats"]["median"] / network.flops(size)
+                if seconds_per_flop * network.flops(size) > LONGEST:
+                    break
+                point = self.point(SIZE_GROUP, name, size, threads)
+                if point is None:
+                    break
+                seconds_per_flop = point["stats"]["median"] / network.flops(size)
 
     def threads(self, names, size, counts):
         """Every contender with every number of threads."""
