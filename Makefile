@@ -47,7 +47,8 @@ $(WEIGHTS): | $(VENV)/base.stamp
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: this needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: no virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/base.stamp: requirements.txt requirements-compiler.txt $(PY)
 	$(PIP) -r requirements.txt
