@@ -37,9 +37,9 @@ def load(name):
             sys.modules["lesson"] = hidden
 
 
-def run(name, *arguments, cwd, environment=None):
-    """Run a lesson's script as a reader does."""
-    return subprocess.run([sys.executable, str(script(name)), *map(str, arguments)], cwd=cwd, text=True,
+def run(name, *arguments, cwd, environment=None, file=None):
+    """Run a lesson's script, or the copy of it in `file`, as a reader does."""
+    return subprocess.run([sys.executable, str(file or script(name)), *map(str, arguments)], cwd=cwd, text=True,
                           capture_output=True, timeout=120, env={**os.environ, **(environment or {})})
 
 

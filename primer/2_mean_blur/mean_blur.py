@@ -104,7 +104,7 @@ def main():
     picture = lesson.read_picture(arguments)
     size, border = arguments.size, arguments.border
     if size > 2 * max(picture.shape):
-        raise ValueError(f"--size {size} is more than twice as large as the picture")
+        raise ValueError(f"--size {size} is too large: more than twice the picture")
     for name in [arguments.method] if arguments.method else METHODS:
         result = lesson.race(name, lambda blur=METHODS[name]: blur(picture, (size, size), border),
                              lambda cv2: opencv_blur(cv2, picture, size, border))

@@ -157,7 +157,7 @@ def main():
     sigma, border = arguments.sigma, arguments.border
     size = size_for(sigma, picture.dtype) if arguments.size is None else arguments.size
     if size > 2 * max(picture.shape):
-        raise ValueError(f"a kernel of {size} points is more than twice as large as the picture")
+        raise ValueError(f"a kernel of {size} points is too large: more than twice the picture")
 
     def opencvs(cv2):
         return cv2.GaussianBlur(picture, (size, size), sigma, borderType=getattr(cv2, f"BORDER_{border.upper()}"))

@@ -26,11 +26,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description, sample):
         super().__init__(description=description.splitlines()[0])
-        name = Path(self.prog).stem
+        self.name = Path(sys.argv[0]).stem
         self.add_argument("picture", nargs="?", metavar="PICTURE",
                           help=f"any picture that Pillow reads; default: {sample}, a sample of scikit-image")
         self.add_argument("--out", type=Path, metavar="FILE",
-                          help=f"the result, .png or .jpg; default: PICTURE_{name}.png, where you are")
+                          help=f"the result, .png or .jpg; default: PICTURE_{self.name}.png, where you are")
         self.add_argument("--stages", action="store_true",
                           help="also draw every intermediate stage, in a second file, ..._stages.jpg")
         self.set_defaults(sample=sample)
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         arguments = super().parse_args(args, namespace)
         stem = Path(arguments.picture or arguments.sample).stem
-        arguments.out = arguments.out or Path(f"{stem}_{Path(self.prog).stem}.png")
+        arguments.out = arguments.out or Path(f"{stem}_{self.name}.png")
         return arguments
 
     def error(self, message):
@@ -113,7 +113,7 @@ def _write_picture(arguments, path, pixels):
             raise LessonError(f"{path} exists and is not an earlier result: name another file with --out")
         text = PngInfo()
         text.add_text("Software", SIGNATURE)
-        Image.fromarray(pixels).save(path, pnginfo=text, comment=SIGNATURE, optimize=True, quality=82)
+        Image.fromarray(pixels).save(path, pnginfo=text, comment=SIGNATURE, quality=82)
     except OSError as error:
         raise LessonError(f"cannot write {path}: {error.strerror or error}") from error
     print(f"wrote {path}")
