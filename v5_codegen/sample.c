@@ -1,0 +1,197 @@
+typedef float vector __attribute__((vector_size(32), may_alias));
+typedef int mask __attribute__((vector_size(32), may_alias));
+
+/* layer1.0.conv2 */
+static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(const float *w, const float *bias,
+    const float *in, float *result, const float *next, long chunk) {
+    vector sum0_0_0, sum0_0_1, sum0_1_0, sum0_1_1, sum0_2_0, sum0_2_1, sum1_0_0, sum1_0_1, sum1_1_0, sum1_1_1, sum1_2_0, sum1_2_1;
+    sum0_0_0 = *(const vector *)(bias + 0);
+    sum0_0_1 = *(const vector *)(bias + 8);
+    sum0_1_0 = *(const vector *)(bias + 0);
+    sum0_1_1 = *(const vector *)(bias + 8);
+    sum0_2_0 = *(const vector *)(bias + 0);
+    sum0_2_1 = *(const vector *)(bias + 8);
+    sum1_0_0 = *(const vector *)(bias + 0);
+    sum1_0_1 = *(const vector *)(bias + 8);
+    sum1_1_0 = *(const vector *)(bias + 0);
+    sum1_1_1 = *(const vector *)(bias + 8);
+    sum1_2_0 = *(const vector *)(bias + 0);
+    sum1_2_1 = *(const vector *)(bias + 8);
+    for (long block = 0; block < 8; block += 1) {
+        __builtin_prefetch(next + 0, 0, 2);
+        next += 16;
+        for (const float *y = in; y < in + 1392; y += 464) {
+            for (const float *x = y; x < y + 24; x += 8) {
+                const float *after = y + 26912;
+                for (const float *c = x; c < x + 8; c += 2) {
+                    {
+                        const vector w0 = *(const vector *)(w + 0);
+                        const vector w1 = *(const vector *)(w + 8);
+                        const float x0_0 = c[0];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[8];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x0_2 = c[16];
+                        sum0_2_0 += x0_2 * w0;
+                        sum0_2_1 += x0_2 * w1;
+                        const float x1_0 = c[464];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[472];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                        const float x1_2 = c[480];
+                        sum1_2_0 += x1_2 * w0;
+                        sum1_2_1 += x1_2 * w1;
+                    }
+                    {
+                        const vector w0 = *(const vector *)(w + 16);
+                        const vector w1 = *(const vector *)(w + 24);
+                        const float x0_0 = c[1];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[9];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x0_2 = c[17];
+                        sum0_2_0 += x0_2 * w0;
+                        sum0_2_1 += x0_2 * w1;
+                        const float x1_0 = c[465];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[473];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                        const float x1_2 = c[481];
+                        sum1_2_0 += x1_2 * w0;
+                        sum1_2_1 += x1_2 * w1;
+                    }
+                    w += 32;
+                    __builtin_prefetch(after);
+                    after += 16;
+                }
+            }
+        }
+        in += 26912;
+    }
+    *(vector *)(result + 0) = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
+    *(vector *)(result + 25088) = (vector)((mask)sum0_0_1 & ~(sum0_0_1 < 0.0f));
+    *(vector *)(result + 8) = (vector)((mask)sum0_1_0 & ~(sum0_1_0 < 0.0f));
+    *(vector *)(result + 25096) = (vector)((mask)sum0_1_1 & ~(sum0_1_1 < 0.0f));
+    *(vector *)(result + 16) = (vector)((mask)sum0_2_0 & ~(sum0_2_0 < 0.0f));
+    *(vector *)(result + 25104) = (vector)((mask)sum0_2_1 & ~(sum0_2_1 < 0.0f));
+    *(vector *)(result + 448) = (vector)((mask)sum1_0_0 & ~(sum1_0_0 < 0.0f));
+    *(vector *)(result + 25536) = (vector)((mask)sum1_0_1 & ~(sum1_0_1 < 0.0f));
+    *(vector *)(result + 456) = (vector)((mask)sum1_1_0 & ~(sum1_1_0 < 0.0f));
+    *(vector *)(result + 25544) = (vector)((mask)sum1_1_1 & ~(sum1_1_1 < 0.0f));
+    *(vector *)(result + 464) = (vector)((mask)sum1_2_0 & ~(sum1_2_0 < 0.0f));
+    *(vector *)(result + 25552) = (vector)((mask)sum1_2_1 & ~(sum1_2_1 < 0.0f));
+}
+
+static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(const float *w, const float *bias,
+    const float *in, float *result, const float *next, long chunk) {
+    vector sum0_0_0, sum0_0_1, sum0_1_0, sum0_1_1, sum1_0_0, sum1_0_1, sum1_1_0, sum1_1_1;
+    sum0_0_0 = *(const vector *)(bias + 0);
+    sum0_0_1 = *(const vector *)(bias + 8);
+    sum0_1_0 = *(const vector *)(bias + 0);
+    sum0_1_1 = *(const vector *)(bias + 8);
+    sum1_0_0 = *(const vector *)(bias + 0);
+    sum1_0_1 = *(const vector *)(bias + 8);
+    sum1_1_0 = *(const vector *)(bias + 0);
+    sum1_1_1 = *(const vector *)(bias + 8);
+    for (long block = 0; block < 8; block += 1) {
+        __builtin_prefetch(next + 0, 0, 2);
+        next += 16;
+        for (const float *y = in; y < in + 1392; y += 464) {
+            for (const float *x = y; x < y + 24; x += 8) {
+                const float *after = y + 26912;
+                for (const float *c = x; c < x + 8; c += 2) {
+                    {
+                        const vector w0 = *(const vector *)(w + 0);
+                        const vector w1 = *(const vector *)(w + 8);
+                        const float x0_0 = c[0];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[8];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x1_0 = c[464];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[472];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                    }
+                    {
+                        const vector w0 = *(const vector *)(w + 16);
+                        const vector w1 = *(const vector *)(w + 24);
+                        const float x0_0 = c[1];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[9];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x1_0 = c[465];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[473];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                    }
+                    w += 32;
+                    __builtin_prefetch(after);
+                    after += 16;
+                }
+            }
+        }
+        in += 26912;
+    }
+    *(vector *)(result + 0) = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
+    *(vector *)(result + 25088) = (vector)((mask)sum0_0_1 & ~(sum0_0_1 < 0.0f));
+    *(vector *)(result + 8) = (vector)((mask)sum0_1_0 & ~(sum0_1_0 < 0.0f));
+    *(vector *)(result + 25096) = (vector)((mask)sum0_1_1 & ~(sum0_1_1 < 0.0f));
+    *(vector *)(result + 448) = (vector)((mask)sum1_0_0 & ~(sum1_0_0 < 0.0f));
+    *(vector *)(result + 25536) = (vector)((mask)sum1_0_1 & ~(sum1_0_1 < 0.0f));
+    *(vector *)(result + 456) = (vector)((mask)sum1_1_0 & ~(sum1_1_0 < 0.0f));
+    *(vector *)(result + 25544) = (vector)((mask)sum1_1_1 & ~(sum1_1_1 < 0.0f));
+}
+
+static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(const float *weights, const float *input, float *output) {
+    for (long chunk = 0; chunk < 1; chunk += 1) {
+        for (long panel = 0; panel < 4; panel += 1) {
+            const float *bias = weights + panel * 16;
+            const float *w = weights + 64 + (chunk * 4 + panel) * 9216;
+            const float *next = w + 9216;
+            const float *in = input + 0 + chunk * 215296;
+            float *result = output + 0 + panel * 50176;
+            for (long y = 0; y < 56; y += 2) {
+                for (long x = 0; x < 54; x += 3) {
+                    conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(w, bias, in + y * 464 + x * 8,
+                        result + y * 448 + x * 8, next, chunk);
+                    next += 32;
+                }
+                for (long x = 54; x < 56; x += 2) {
+                    conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(w, bias, in + y * 464 + x * 8,
+                        result + y * 448 + x * 8, next, chunk);
+                    next += 32;
+                }
+            }
+        }
+    }
+}
+
+static void layer1_0_conv2(const float *weights, float *arena) {
+    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, arena + 1993968, arena + 990448);
+}
+
+static void (*const steps[])(const float *weights, float *arena) = {
+    layer1_0_conv2,
+};
+
+void forward(const float *weights, float *arena, long first, long last) {
+    for (long step = first; step < last; step += 1) {
+        steps[step](weights, arena);
+    }
+}
