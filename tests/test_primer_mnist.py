@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.primer_mnist_support import LESSON, draw_digit, lesson
+from tests.primer_mnist_support import LESSON, bundled_digits, draw_digit, lesson
 from tests.primer_support import is_excerpt
 
-network, data, training, report, mnist = lesson.network, lesson.data, lesson.training, lesson.report, lesson.mnist
+network, training, report, mnist = lesson.network, lesson.training, lesson.report, lesson.mnist
 
 
 def run(*arguments, cwd):
@@ -56,7 +56,7 @@ def test_the_files_of_a_training_belong_together(trained):
         with Image.open(out / name) as picture:
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50  # more than an empty page
     (result,) = json.loads((out / "results.json").read_text())
-    net, digits = network.Network(), data.load_digits()
+    net, digits = network.Network(), bundled_digits()
     description = net.load(out / "weights.npz")
     loss, accuracy, probabilities = training.evaluate(net, digits.test_images, digits.test_labels)
     assert abs(accuracy - result["test_accuracy"]) < 1e-4 and abs(loss - result["test_loss"]) < 1e-4
@@ -67,7 +67,7 @@ def test_the_files_of_a_training_belong_together(trained):
 def test_held_out_digits_are_read_from_pictures(trained, tmp_path, capsys):
     """Drawn large, dark on a light page, off centre, saved as JPEG: read as well as from their own 28x28 pixels."""
     out, _ = trained
-    digits = data.load_digits()
+    digits = bundled_digits()
     rng = np.random.default_rng(0)
     names = []
     for index in range(40):
@@ -102,9 +102,9 @@ def test_stages_show_the_way_through_the_network(trained, tmp_path, capsys):
 @pytest.fixture
 def small_data(tmp_path):
     """Two hundred digits as an .npz, so that an epoch is short."""
-    images, labels = data.sklearn_digits()
+    digits = bundled_digits()
     path = tmp_path / "small.npz"
-    np.savez(path, images=images[:200], labels=labels[:200])
+    np.savez(path, images=digits.train_images[:200], labels=digits.train_labels[:200])
     return path
 
 
