@@ -1,16 +1,18 @@
-"""The README's tables, rewritten between markers from a results file.
+"""The tables of the README and the articles, rewritten between markers from a results file.
 
 `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` enclose what is generated; NAME is one of SECTIONS.
 """
 
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 from bench import report
 from bench.race import group_name
 from bench.report import MISSING, factor, milliseconds, number
 from bench.results import ResultsError, group, plural
+from bench.versions import VERSIONS
 
 
 def latency(results):
@@ -54,7 +56,71 @@ def environment(results):
     return f"Measured on {report.machine_line(results)}; commit {commit}, {results['datetime'][:10]}."
 
 
-SECTIONS = {"table": latency, "race": race, "machine": environment}
+def step(results, version):
+    """One version beside the one before it, a column each, and what the step was worth in a sentence."""
+    shown = VERSIONS[max(0, VERSIONS.index(version) - 1) : VERSIONS.index(version) + 1]
+    found = {row["name"]: row for row in report.rows(results) if row["name"] in shown}
+    if any(name not in found or "reason" in found[name] for name in shown):
+        return "Not measured: " + ", ".join(f"`{name}`" for name in shown if "median" not in found.get(name, {})) + "."
+    columns = [found[name] for name in shown]
+    lines = [f"| | {' | '.join(f'`{name}`' for name in shown)} |", "|---|" + "--:|" * len(shown)]
+    lines += [f"| {heading} | {' | '.join(map(cell, columns))} |" for heading, cell in STEP_ROWS.items()]
+    return "\n".join([*lines, "", worth(found[version]), "", environment(results)])
+
+
+STEP_ROWS = {
+    "one picture, ms": lambda row: milliseconds(row["median"]),
+    "GFLOP/s": lambda row: f"{row['flops'] / 1e9:.3g}",
+    "of the peak of the cores in use": lambda row: f"{row['of_peak']:.2%}",
+    "arrays allocated": lambda row: number(row.get("arrays")),
+    "allocated, MiB": lambda row: number(row.get("array_bytes"), 2**20),
+    "page faults": lambda row: number(row.get("faults")),
+    "most memory held, MiB": lambda row: number(row.get("peak_memory"), 2**20),
+    "largest error of a logit": lambda row: f"{row['max_abs_error']:.0e}",
+    "start-up, s": lambda row: f"{row['startup_seconds']:.1f}",
+}
+
+
+def worth(row):
+    """The factor of a step, whichever way it went."""
+    if row["times_previous"] is None:
+        return "The other versions are measured against this one."
+    if row["times_previous"] < 1:
+        return f"**The step is slower**: {1 / row['times_previous']:.2f} times the time of the version before."
+    return f"**The step is worth a factor of {factor(row['times_previous']).rstrip('×')}.**"
+
+
+def operators(results):
+    """Where the time of the profiled versions goes, milliseconds an operator."""
+    sums = {}
+    for benchmark in group(results, "profile"):
+        for part in benchmark["extra_info"]["parts"]:
+            own = sums.setdefault(part["operator"], {})
+            own[benchmark["name"]] = own.get(benchmark["name"], 0.0) + part["seconds"]
+    names = [benchmark["name"] for benchmark in group(results, "profile") if benchmark["name"] in VERSIONS[:4]]
+    lines = [f"| operator, ms | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "--:|" * len(names)]
+    for operator, own in sums.items():
+        if own.keys() & set(names):
+            cells = [milliseconds(own[name]) if name in own else MISSING for name in names]
+            lines.append(f"| `{operator}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ceilings(results):
+    """What the machine can do at most: the two roofs and the intensity at which they meet."""
+    peak, cores = results["machine_info"]["peak"], results["machine_info"]["cores"]
+    lines = ["| | arithmetic, GFLOP/s | reading memory, GB/s | the roofs meet at, FLOP a byte |", "|---|--:|--:|--:|"]
+    for count, suffix in {1: "_1", cores: "" if cores > 1 else "_1"}.items():
+        flops, bandwidth = peak[f"flops{suffix}"], peak[f"bandwidth{suffix}"]
+        cells = f"{flops / 1e9:.0f} | {bandwidth / 1e9:.1f} | {flops / bandwidth:.0f}"
+        lines.append(f"| {plural(count, 'core')} | {cells} |")
+    caches = results["machine_info"].get("caches") or {}
+    sizes = ", ".join(f"{name} {size}" for name, size in caches.items()) or "unknown"
+    return "\n".join([*lines, "", f"Caches: {sizes}.", "", environment(results)])
+
+
+SECTIONS = {"table": latency, "race": race, "machine": environment, "operators": operators, "ceilings": ceilings}
+SECTIONS |= {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
 
 
 def rewrite(path, results):

@@ -166,6 +166,36 @@ def test_readme_sections_are_rewritten_and_nothing_else(found, tmp_path):
     assert path.read_text() == once
 
 
+def section(found, name):
+    return readme.SECTIONS[name](found)
+
+
+def test_an_articles_section_sets_a_step_beside_the_one_before(found):
+    text = section(found, "v3")
+    assert "| | `v2_vectorized` | `v3_preload` |" in text and "| one picture, ms | 2,000 | 1,000 |" in text
+    assert "worth a factor of 2." in text and "a CPU" in text
+    assert "v6_threads" not in text and "| one picture, ms | 4,000 |" in section(found, "v1")
+    for benchmark in results.group(found, "latency"):
+        if benchmark["name"] == "v3_preload":
+            benchmark["stats"]["median"] = 2.5
+    assert "slower**: 1.25 times" in section(found, "v3")
+
+
+def test_an_articles_section_says_what_was_not_measured(found):
+    found["benchmarks"] = [b for b in found["benchmarks"] if b["name"] != "v4_no_alloc"]
+    found["failed"] = [results.failure("v4_no_alloc", "latency", "killed")]
+    assert section(found, "v5") == section(found, "v4") == "Not measured: `v4_no_alloc`."
+
+
+def test_sections_of_operators_and_ceilings(found):
+    layers = len(network.layers(224))
+    assert f"| `relu` | {1e3 * layers / 200:.0f} |" in section(found, "operators")  # v3: a second, 54 layers
+    assert "| 1 core | 200 | 10.0 | 20 |" in section(found, "ceilings")
+    assert "| 2 cores | 400 | 20.0 | 20 |" in section(found, "ceilings")
+    found["machine_info"]["cores"] = 1
+    assert section(found, "ceilings").count("core |") == 1
+
+
 @pytest.mark.parametrize("text", ["", "<!-- bench:table -->", "<!-- bench:nothing -->\n<!-- /bench:nothing -->",
                                   2 * "<!-- bench:table -->\n<!-- /bench:table -->\n"])
 def test_readme_without_proper_markers_is_left_alone(found, tmp_path, text):
@@ -234,7 +264,7 @@ def test_pictures_of_what_was_not_measured_are_not_drawn(tmp_path):
 def test_time_left_follows_the_last_stage():
     now = 0.0
     display = Display(Console(file=StringIO()), {"stem": 0.1, "layer1": 0.5}, lambda *_: "", clock=lambda: now)
-    display.start("v1_loops")
+    display.start("v1_loops", "runs")
     assert display.time_left() is None
     now = 5.0
     display.stage("stem")
