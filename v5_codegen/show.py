@@ -1,4 +1,4 @@
-"""Print the C code that version 5 generates: python show.py [LAYER] [--isa NAME] [--image-size N].
+"""Print the C code that this version generates: python show.py [LAYER] [--isa NAME] [--image-size N].
 
 LAYER is a convolution or a pooling by its name in the weights, such as layer1.0.conv2; without one, the whole
 program is printed. The compiler is asked only if --isa does not say which instruction set to write for.

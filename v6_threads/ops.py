@@ -1,0 +1,231 @@
+"""The operators of ResNet-50, each of which writes the C function that computes it for one exact shape.
+
+They take descriptions of the machine (`Isa`) and of their input and output (`Buffer`), and return (name, lines):
+the name of a C function `void name(const float *weights, const float *input, float *output, long thread, long threads)`
+that computes one thread's share, and the text that defines it. Every size, stride and offset is a number in that text.
+Only `softmax` is computed here, by NumPy: it is no part of the network.
+"""
+
+from math import ceil
+
+import numpy as np
+
+from buffers import Buffer
+
+VECTORS = 2  # vectors of output channels in a register tile; the channels of so many vectors are a panel
+CHUNK_BYTES = 80 * 1024  # of weights, at most: this chunk and the next stay in a second-level cache of 256 KB
+LINE = 16  # float32 numbers in a cache line
+
+
+def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
+    """Convolve x, `add` what is in `out` already (the residual), apply ReLU. The weights include the batch norm.
+
+    x needs a border of at least `padding`. Weights: see `weight_blocks`.
+    """
+    name = f"conv2d_{kernel}x{kernel}_{x}_to_{out}" + "_stride2" * (stride == 2) + "_add" * add + "_relu" * relu
+    if kernel == stride == 1 and not x.border and not out.border:  # all pixels may count as one row
+        x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.block) for b in (x, out))
+    panel, panels, chunks = weight_blocks(isa, x, out, kernel)
+    chunk = panel * x.channels // chunks * kernel**2
+    tile_rows, tile_columns = tile_shape(isa.pixels, out.height, out.width)
+    rows, columns = split(out.height, tile_rows), split(out.width, tile_columns)
+    share = ceil(chunk / LINE / (pieces(rows) * pieces(columns)))  # cache lines of weights to prefetch in each tile
+    # Every thread reads all of the input if they divide the output's channels, all weights if they divide its pixels.
+    by_pixels = panels * chunks * chunk < x.size
+    if by_pixels:
+        share *= 2  # each thread passes over half of the tiles, or fewer
+    tiles, calls = [], []
+    for height, first_y, end_y in rows:
+        row = []
+        for width, first_x, end_x in columns:
+            tile = f"{name}_{height}x{width}"
+            tiles += conv2d_tile(tile, isa, x, out, kernel, stride, (height, width), chunks, add, relu, share)
+            one_row = by_pixels and out.height == 1
+            row += loop("x", *part(first_x, end_x, width, one_row), width, [
+                f"{tile}(w, bias, in + y * {stride * x.row} + x * {stride * x.block},",
+                f"    result + y * {out.row} + x * {out.block}, next, chunk);",
+                f"next += {share * LINE};",
+            ])  # fmt: skip
+        calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
+    first, end = part(0, panels, 1, not by_pixels)
+    body = loop("panel", first, end, 1, [
+        f"const float *bias = weights + panel * {panel};",
+        f"const float *w = weights + {out.channels} + (chunk * {panels} + panel) * {chunk};",
+        f"const float *next = panel + 1 < {end} ? w + {chunk} : w + ({first} - panel + {panels}) * {chunk};",
+        f"const float *in = input + {x.at(-padding, -padding)} + chunk * {x.size // chunks};",
+        f"float *result = output + {out.at(0, 0)} + panel * {VECTORS * out.plane};",
+        *calls,
+    ])  # fmt: skip
+    return name, tiles + define(name, loop("chunk", 0, chunks, 1, body))
+
+
+def part(start, end, step=1, divided=True):
+    """Return the bounds of a thread's share of the loop from start to end, as C text; of all of it if not divided."""
+    if not divided:
+        return start, end
+    count = (end - start) // step
+    return f"{start} + {count} * thread / threads * {step}", f"{start} + {count} * (thread + 1) / threads * {step}"
+
+
+def weight_blocks(isa, x, out, kernel):
+    """Return (channels in a panel, number of panels, number of chunks) of a convolution's weights.
+
+    In memory: the bias of every output channel; then for each chunk of input channels, for each panel of output
+    channels, a block (blocks of input channels, kernel, kernel, channels of a block, channels of the panel). That is
+    the order in which they are used, so that they stream from memory once, from the first byte to the last.
+    """
+    panel = VECTORS * isa.width
+    total = 4 * panel * x.channels * kernel**2
+    divisors = [n for n in range(1, x.blocks + 1) if x.blocks % n == 0]
+    chunks = next((n for n in divisors if total <= n * CHUNK_BYTES), x.blocks)
+    return panel, out.channels // panel, chunks
+
+
+def tile_shape(pixels, height, width):
+    """Return (rows, columns), together at most `pixels`, that cover height x width in the fewest tiles; the widest."""
+    shapes = [(min(height, pixels // columns), columns) for columns in range(min(pixels, width), 0, -1)]
+    return min(shapes, key=lambda shape: ceil(height / shape[0]) * ceil(width / shape[1]))
+
+
+def split(extent, most):
+    """Cut `extent` into the fewest pieces of at most `most`, as equal as can be: [(size, start, end), ...].
+
+    56 by at most 6 gives [(6, 0, 36), (5, 36, 56)]: six pieces of 6, four of 5.
+    """
+    small, larger = divmod(extent, ceil(extent / most))
+    middle = larger * (small + 1)
+    return [group for group in ((small + 1, 0, middle), (small, middle, extent)) if group[1] < group[2]]
+
+
+def pieces(groups):
+    return sum((end - start) // size for size, start, end in groups)
+
+
+def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, share):
+    """Write the function that computes shape (rows, columns) pixels of one panel of output channels.
+
+    Its sums stay in registers over all input channels of a chunk. On the way it prefetches `share` cache lines of the
+    weights that come next.
+    """
+    pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
+    sums = [(row, column, v) for row, column in pixels for v in range(VECTORS)]
+    places = [row * out.row + column * out.block + v * out.plane for row, column, v in sums]
+    names = [f"sum{row}_{column}_{v}" for row, column, v in sums]
+    bias = [f"*(const vector *)(bias + {v * isa.width})" for _, _, v in sums]
+    kept = [f"*(vector *)(result + {place})" for place in places]
+
+    def assign(targets, values):
+        return [f"{target} = {value};" for target, value in zip(targets, values)]
+
+    first = assign(names, [f"{b} + {k}" for b, k in zip(bias, kept)] if add else bias)
+    last = assign(kept, map(relu_of, names) if relu else names)
+    if chunks > 1:
+        first = [*block("if (chunk == 0)", first), *block("else", assign(names, kept))]
+        last = [*block(f"if (chunk == {chunks - 1})", last), *block("else", assign(kept, names))]
+    if add:  # the residual under the next tile is in no near cache
+        step = shape[1] * out.block if out.width > shape[1] else shape[0] * out.row
+        per_line = LINE // isa.width
+        lines = [place + step for place, (_, column, _) in zip(places, sums) if column % per_line == 0]
+        first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
+    body = conv2d_sums(isa, x, kernel, stride, pixels, x.blocks // chunks, share)
+    head = f"static __attribute__((noinline)) void {name}(const float *w, const float *bias,"
+    head += "\n    const float *in, float *result, const float *next, long chunk)"
+    return [*block(head, [f"vector {', '.join(names)};", *first, *body, *last]), ""]
+
+
+def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
+    """Write the loops of a tile: over blocks of channels, kernel rows, kernel columns, and channels of a block."""
+    lanes, taps = x.block, kernel
+    if x.blocks == 1:  # the channels of a whole kernel row lie side by side
+        lanes, taps = lanes * kernel, 1
+    unroll = max(n for n in range(1, LINE // isa.width + 1) if lanes % n == 0)
+    channels = []
+    for lane in range(unroll):
+        starts = [isa.width * (lane * VECTORS + v) for v in range(VECTORS)]
+        lines = [f"const vector w{v} = *(const vector *)(w + {start});" for v, start in enumerate(starts)]
+        for row, column in pixels:
+            lines.append(f"const float x{row}_{column} = c[{stride * (row * x.row + column * x.block) + lane}];")
+            lines += [f"sum{row}_{column}_{v} += x{row}_{column} * w{v};" for v in range(VECTORS)]
+        channels += block("", lines) if unroll > 1 else lines
+    channels.append(f"w += {unroll * VECTORS * isa.width};")
+    begin = []
+    if blocks > 1:  # fetch these pixels of the next block of channels while this one is used
+        begin = [f"const float *after = y + {x.plane};"]
+        channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
+    tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
+    often = share >= blocks * kernel * taps  # prefetch weights at every tap, or only at every block of channels
+    count = ceil(share / (blocks * kernel * taps if often else blocks))
+    prefetch = [f"__builtin_prefetch(next + {n * LINE}, 0, 2);" for n in range(count)] + [f"next += {count * LINE};"]
+    tap = loop("x", "y", f"y + {taps * x.block}", x.block, prefetch + tap if often else tap, "const float *")
+    rows = loop("y", "in", f"in + {kernel * x.row}", x.row, tap, "const float *")
+    return loop("block", 0, blocks, 1, [*([] if often else prefetch), *rows, f"in += {x.plane};"])
+
+
+def relu_of(value):
+    """C's vectors have no maximum: keep the bits of what is not negative. NaN stays NaN, as in NumPy."""
+    return f"(vector)((mask){value} & ~({value} < 0.0f))"
+
+
+def max_pool(isa, x, out, kernel, stride, padding):
+    """Take each channel's largest value in every kernel x kernel window.
+
+    The border's zeros do not matter, nor does a start from zero: x has been through ReLU.
+    """
+    name = f"max_pool_{x}_to_{out}"
+    corner = f"input + {x.at(-padding, -padding)} + block * {x.plane} + y * {stride * x.row} + x * {stride * x.block}"
+    pixel = [f"const float *corner = {corner};", "vector next, most = {0};"]
+    for offset in (row * x.row + column * x.block for row in range(kernel) for column in range(kernel)):
+        pixel += [
+            f"next = *(const vector *)(corner + {offset});",
+            "most = (vector)(((mask)next & (next > most)) | ((mask)most & ~(next > most)));",
+        ]
+    return name, define(name, each_vector(out, [*pixel, "*result = most;"]))
+
+
+def subsample(isa, x, out, stride):
+    """Keep every stride-th pixel of every stride-th row: all that a 1x1 convolution with this stride looks at."""
+    name = f"subsample_{x}_to_{out}"
+    kept = f"input + block * {x.plane} + y * {stride * x.row} + x * {stride * x.block}"
+    return name, define(name, each_vector(out, [f"*result = *(const vector *)({kept});"]))
+
+
+def average_pool(isa, x, out):
+    """Average each channel over the whole picture."""
+    name = f"average_pool_{x}_to_{out}"
+    total = ["vector sum = {0};"]
+    total += loop("pixel", 0, x.height * x.width, 1, [
+        f"sum += *(const vector *)(input + block * {x.plane} + pixel * {x.block});"
+    ])  # fmt: skip
+    return name, define(name, each_vector(out, [*total, f"*result = sum / {x.height * x.width}.0f;"]))
+
+
+def fully_connected(isa, x, out):
+    """weight x + bias: a 1x1 convolution of one pixel."""
+    return conv2d(isa, x, out, kernel=1, relu=False)
+
+
+def softmax(x):
+    """Turn logits (classes,) into probabilities that sum to one; the largest is subtracted so that exp stays finite."""
+    exponentials = np.exp(x - x.max())
+    return exponentials / exponentials.sum()
+
+
+def define(name, body):
+    head = f"static void {name}(const float *weights, const float *input, float *output, long thread, long threads)"
+    return [*block(head, body), ""]
+
+
+def each_vector(out, body):
+    """Write the loops over all vectors of `out`; `body` sees each as *result."""
+    place = f"output + {out.at(0, 0)} + block * {out.plane} + y * {out.row} + x * {out.block}"
+    body = loop("x", 0, out.width, 1, [f"vector *result = (vector *)({place});", *body])
+    return loop("block", *part(0, out.blocks), 1, loop("y", 0, out.height, 1, body))
+
+
+def loop(variable, start, end, step, body, kind="long "):
+    return block(f"for ({kind}{variable} = {start}; {variable} < {end}; {variable} += {step})", body)
+
+
+def block(header, body):
+    """Return the lines `header { body }`, the body indented."""
+    return [f"{header} {{".lstrip(), *("    " + line for line in body), "}"]

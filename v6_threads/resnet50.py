@@ -1,0 +1,164 @@
+"""ResNet-50, version 6: every step is divided over all cores.
+
+What changed:     each function of the C program computes one thread's share of its output: some of its channels, or
+                  some of its pixels where threads then read less. They wait for each other after every step.
+Why it helps:     two cores do twice the multiplications in the same time, and hold twice as much in their caches.
+What did not:     the network, the layout of weights and activations, and the inner loops.
+Run it:           python v6_threads/infer.py PICTURE [--threads N]
+"""
+
+from functools import partial
+from threading import Lock
+
+import numpy as np
+
+from buffers import BufferPlan
+from codegen import Step, generate
+from compiler import Compiler
+from image import check_image, check_image_size
+from ops import VECTORS, average_pool, conv2d, fully_connected, max_pool, subsample
+from threads import Pool, available_cores
+from weights import WeightPool, read_manifest, resnet50_shapes
+
+# Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
+STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
+
+
+class ResNet50:
+    """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
+
+    def __init__(self, weights_dir, image_size=224, *, isa=None, cache=True, threads=None):
+        """Generate and load the code, load the weights. image_size: height and width of the pictures, at least 32.
+
+        isa: "avx512", "avx2", "neon" or "generic128"; the best that this machine has unless given.
+        cache: whether to keep the compiled code for the next time. threads: all cores that this process may use.
+        Raises WeightsError if the weights are missing or damaged, CompilerError if there is no working compiler,
+        ValueError for a smaller picture, or an isa that this machine does not have.
+        """
+        check_image_size(image_size)
+        self.image_size = image_size
+        self.threads = available_cores() if threads is None else threads
+        if not isinstance(self.threads, int) or self.threads < 1:
+            raise ValueError(f"threads: expected an integer of at least 1, got {threads!r}")
+        self.num_classes = read_manifest(weights_dir)["num_classes"]
+        compiler = Compiler()
+        isa = compiler.isa(isa)
+        self.network = Network(image_size, self.num_classes, isa)
+        self.library = compiler.load(generate(self.network.steps, isa), isa, cache)
+        self.weights = WeightPool(weights_dir, self.network.steps, isa)
+        self.network.plan.allocate()
+        self.pool = Pool(self.library, self.weights.block, self.network.plan.block, self.threads)
+        self.lock = Lock()  # a second caller waits
+        # Every step alone, for a probe or a profiler: (name, function without arguments, multiply-adds, bytes).
+        self.steps = [
+            (step.name, partial(self.pool.run, number, number + 1), step.multiply_adds, step.bytes)
+            for number, step in enumerate(self.network.steps)
+        ]
+
+    def forward(self, image, probe=None):
+        """Return the logits, a new (num_classes,) float32 array.
+
+        image: (image_size, image_size, 3) float32, normalised. Raises ValueError for anything else.
+        probe(name, activation): called with a channels-last float32 array after "stem", "layer1" to
+        "layer4" and "avgpool".
+        """
+        check_image(image, self.image_size)
+        with self.lock:
+            np.copyto(self.network.image.array[0], image)
+            if probe is None:
+                self.pool.run(0, len(self.steps))
+            else:
+                self.run_probed(probe)
+            return self.network.logits.array.ravel()[: self.num_classes].copy()
+
+    def run_probed(self, probe):
+        """Run the steps one by one."""
+        for done, (_, run, _, _) in enumerate(self.steps, start=1):
+            run()
+            if done in self.network.probes:
+                name, activation = self.network.probes[done]
+                activation = activation.channels_last()
+                probe(name, activation.ravel() if name == "avgpool" else activation)
+
+
+class Network:
+    """The steps of ResNet-50 for one picture size, number of classes and machine, and the buffers between them."""
+
+    def __init__(self, image_size, num_classes, isa):
+        self.isa = isa
+        self.shapes = resnet50_shapes(num_classes)
+        self.plan = BufferPlan()
+        self.steps = []
+        self.weights = 0  # size of the pool so far, in float32 numbers
+        self.probes = {}  # number of steps done: (name, activation) for a probe to see
+        self.image = self.plan.take("image", (image_size, image_size, 3), block=3, border=3)
+        self.logits = self.plan_forward(self.image)
+
+    def plan_forward(self, x):
+        """Plan the network from the image x to the logits, which it returns. Buffers stand for arrays here."""
+        x = self.conv_bn(x, "conv1", "bn1", stride=2, padding=3, border=1)
+        x = self.max_pool(x, "maxpool", kernel=3, stride=2, padding=1)
+        self.probes[len(self.steps)] = ("stem", x)
+        for stage, blocks, stride in STAGES:
+            for block in range(blocks):
+                x = self.bottleneck(x, f"{stage}.{block}", stride if block == 0 else 1, downsample=block == 0)
+            self.probes[len(self.steps)] = (stage, x)
+        features = self.take("avgpool", 1, 1, x.channels)
+        self.note("avgpool", average_pool, x, features)
+        self.probes[len(self.steps)] = ("avgpool", features)
+        panel = VECTORS * self.isa.width  # the logits fill whole panels; those beyond the classes are zero
+        logits = self.take("fc", 1, 1, -(-self.shapes["fc.bias"][0] // panel) * panel)
+        self.note("fc", fully_connected, features, logits)
+        return logits
+
+    def bottleneck(self, x, name, stride, downsample):
+        """1x1, 3x3 and 1x1 convolutions, and around them the residual connection (He et al. 2016, figure 5)."""
+        identity = x
+        if downsample:
+            identity = self.downsample(x, name, stride)
+        y = self.conv_bn(x, f"{name}.conv1", f"{name}.bn1", border=1)
+        if downsample:
+            self.plan.release(x)
+        z = self.conv_bn(y, f"{name}.conv2", f"{name}.bn2", stride, padding=1)
+        self.plan.release(y)
+        self.conv_bn(z, f"{name}.conv3", f"{name}.bn3", out=identity, add=True)
+        self.plan.release(z)
+        return identity
+
+    def downsample(self, x, name, stride):
+        if stride > 1:  # gather the pixels once instead of skipping three of four for every panel of weights
+            kept = self.take(f"{name}.subsample", -(-x.height // stride), -(-x.width // stride), x.channels)
+            self.note(f"{name}.subsample", subsample, x, kept, stride=stride)
+            x = kept
+        out = self.conv_bn(x, f"{name}.downsample.0", f"{name}.downsample.1", relu=False)
+        if stride > 1:
+            self.plan.release(x)
+        return out
+
+    def conv_bn(self, x, conv, bn, stride=1, padding=0, border=0, out=None, add=False, relu=True):
+        """A convolution and its batch norm; `conv` and `bn` are their names in the weights.
+
+        border: of zeros around the result, for a next step with that padding. out: with `add`, the residual's buffer.
+        """
+        out_channels, kernel, _, _ = self.shapes[f"{conv}.weight"]
+        out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
+        out = out or self.take(conv, out_h, out_w, out_channels, border)
+        arguments = {"kernel": kernel, "stride": stride, "padding": padding, "add": add, "relu": relu}
+        self.note(conv, conv2d, x, out, bn, **arguments)
+        return out
+
+    def max_pool(self, x, name, kernel, stride, padding):
+        out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
+        out = self.take(name, out_h, out_w, x.channels)
+        self.note(name, max_pool, x, out, kernel=kernel, stride=stride, padding=padding)
+        self.plan.release(x)
+        return out
+
+    def take(self, name, height, width, channels, border=0):
+        return self.plan.take(name, (height, width, channels), self.isa.width, border)
+
+    def note(self, name, operator, x, out, batch_norm="", **arguments):
+        """Note an operation; its weights follow those of the one before."""
+        step = Step(name, operator, x, out, arguments, self.weights, batch_norm)
+        self.steps.append(step)
+        self.weights += step.weight_size

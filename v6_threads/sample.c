@@ -1,0 +1,300 @@
+typedef float vector __attribute__((vector_size(32), may_alias));
+typedef int mask __attribute__((vector_size(32), may_alias));
+
+/* layer1.0.conv2 */
+static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(const float *w, const float *bias,
+    const float *in, float *result, const float *next, long chunk) {
+    vector sum0_0_0, sum0_0_1, sum0_1_0, sum0_1_1, sum0_2_0, sum0_2_1, sum1_0_0, sum1_0_1, sum1_1_0, sum1_1_1, sum1_2_0, sum1_2_1;
+    sum0_0_0 = *(const vector *)(bias + 0);
+    sum0_0_1 = *(const vector *)(bias + 8);
+    sum0_1_0 = *(const vector *)(bias + 0);
+    sum0_1_1 = *(const vector *)(bias + 8);
+    sum0_2_0 = *(const vector *)(bias + 0);
+    sum0_2_1 = *(const vector *)(bias + 8);
+    sum1_0_0 = *(const vector *)(bias + 0);
+    sum1_0_1 = *(const vector *)(bias + 8);
+    sum1_1_0 = *(const vector *)(bias + 0);
+    sum1_1_1 = *(const vector *)(bias + 8);
+    sum1_2_0 = *(const vector *)(bias + 0);
+    sum1_2_1 = *(const vector *)(bias + 8);
+    for (long block = 0; block < 8; block += 1) {
+        __builtin_prefetch(next + 0, 0, 2);
+        next += 16;
+        for (const float *y = in; y < in + 1392; y += 464) {
+            for (const float *x = y; x < y + 24; x += 8) {
+                const float *after = y + 26912;
+                for (const float *c = x; c < x + 8; c += 2) {
+                    {
+                        const vector w0 = *(const vector *)(w + 0);
+                        const vector w1 = *(const vector *)(w + 8);
+                        const float x0_0 = c[0];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[8];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x0_2 = c[16];
+                        sum0_2_0 += x0_2 * w0;
+                        sum0_2_1 += x0_2 * w1;
+                        const float x1_0 = c[464];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[472];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                        const float x1_2 = c[480];
+                        sum1_2_0 += x1_2 * w0;
+                        sum1_2_1 += x1_2 * w1;
+                    }
+                    {
+                        const vector w0 = *(const vector *)(w + 16);
+                        const vector w1 = *(const vector *)(w + 24);
+                        const float x0_0 = c[1];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[9];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x0_2 = c[17];
+                        sum0_2_0 += x0_2 * w0;
+                        sum0_2_1 += x0_2 * w1;
+                        const float x1_0 = c[465];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[473];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                        const float x1_2 = c[481];
+                        sum1_2_0 += x1_2 * w0;
+                        sum1_2_1 += x1_2 * w1;
+                    }
+                    w += 32;
+                    __builtin_prefetch(after);
+                    after += 16;
+                }
+            }
+        }
+        in += 26912;
+    }
+    *(vector *)(result + 0) = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
+    *(vector *)(result + 25088) = (vector)((mask)sum0_0_1 & ~(sum0_0_1 < 0.0f));
+    *(vector *)(result + 8) = (vector)((mask)sum0_1_0 & ~(sum0_1_0 < 0.0f));
+    *(vector *)(result + 25096) = (vector)((mask)sum0_1_1 & ~(sum0_1_1 < 0.0f));
+    *(vector *)(result + 16) = (vector)((mask)sum0_2_0 & ~(sum0_2_0 < 0.0f));
+    *(vector *)(result + 25104) = (vector)((mask)sum0_2_1 & ~(sum0_2_1 < 0.0f));
+    *(vector *)(result + 448) = (vector)((mask)sum1_0_0 & ~(sum1_0_0 < 0.0f));
+    *(vector *)(result + 25536) = (vector)((mask)sum1_0_1 & ~(sum1_0_1 < 0.0f));
+    *(vector *)(result + 456) = (vector)((mask)sum1_1_0 & ~(sum1_1_0 < 0.0f));
+    *(vector *)(result + 25544) = (vector)((mask)sum1_1_1 & ~(sum1_1_1 < 0.0f));
+    *(vector *)(result + 464) = (vector)((mask)sum1_2_0 & ~(sum1_2_0 < 0.0f));
+    *(vector *)(result + 25552) = (vector)((mask)sum1_2_1 & ~(sum1_2_1 < 0.0f));
+}
+
+static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(const float *w, const float *bias,
+    const float *in, float *result, const float *next, long chunk) {
+    vector sum0_0_0, sum0_0_1, sum0_1_0, sum0_1_1, sum1_0_0, sum1_0_1, sum1_1_0, sum1_1_1;
+    sum0_0_0 = *(const vector *)(bias + 0);
+    sum0_0_1 = *(const vector *)(bias + 8);
+    sum0_1_0 = *(const vector *)(bias + 0);
+    sum0_1_1 = *(const vector *)(bias + 8);
+    sum1_0_0 = *(const vector *)(bias + 0);
+    sum1_0_1 = *(const vector *)(bias + 8);
+    sum1_1_0 = *(const vector *)(bias + 0);
+    sum1_1_1 = *(const vector *)(bias + 8);
+    for (long block = 0; block < 8; block += 1) {
+        __builtin_prefetch(next + 0, 0, 2);
+        next += 16;
+        for (const float *y = in; y < in + 1392; y += 464) {
+            for (const float *x = y; x < y + 24; x += 8) {
+                const float *after = y + 26912;
+                for (const float *c = x; c < x + 8; c += 2) {
+                    {
+                        const vector w0 = *(const vector *)(w + 0);
+                        const vector w1 = *(const vector *)(w + 8);
+                        const float x0_0 = c[0];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[8];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x1_0 = c[464];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[472];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                    }
+                    {
+                        const vector w0 = *(const vector *)(w + 16);
+                        const vector w1 = *(const vector *)(w + 24);
+                        const float x0_0 = c[1];
+                        sum0_0_0 += x0_0 * w0;
+                        sum0_0_1 += x0_0 * w1;
+                        const float x0_1 = c[9];
+                        sum0_1_0 += x0_1 * w0;
+                        sum0_1_1 += x0_1 * w1;
+                        const float x1_0 = c[465];
+                        sum1_0_0 += x1_0 * w0;
+                        sum1_0_1 += x1_0 * w1;
+                        const float x1_1 = c[473];
+                        sum1_1_0 += x1_1 * w0;
+                        sum1_1_1 += x1_1 * w1;
+                    }
+                    w += 32;
+                    __builtin_prefetch(after);
+                    after += 16;
+                }
+            }
+        }
+        in += 26912;
+    }
+    *(vector *)(result + 0) = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
+    *(vector *)(result + 25088) = (vector)((mask)sum0_0_1 & ~(sum0_0_1 < 0.0f));
+    *(vector *)(result + 8) = (vector)((mask)sum0_1_0 & ~(sum0_1_0 < 0.0f));
+    *(vector *)(result + 25096) = (vector)((mask)sum0_1_1 & ~(sum0_1_1 < 0.0f));
+    *(vector *)(result + 448) = (vector)((mask)sum1_0_0 & ~(sum1_0_0 < 0.0f));
+    *(vector *)(result + 25536) = (vector)((mask)sum1_0_1 & ~(sum1_0_1 < 0.0f));
+    *(vector *)(result + 456) = (vector)((mask)sum1_1_0 & ~(sum1_1_0 < 0.0f));
+    *(vector *)(result + 25544) = (vector)((mask)sum1_1_1 & ~(sum1_1_1 < 0.0f));
+}
+
+static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(const float *weights, const float *input, float *output, long thread, long threads) {
+    for (long chunk = 0; chunk < 1; chunk += 1) {
+        for (long panel = 0; panel < 4; panel += 1) {
+            const float *bias = weights + panel * 16;
+            const float *w = weights + 64 + (chunk * 4 + panel) * 9216;
+            const float *next = panel + 1 < 4 ? w + 9216 : w + (0 - panel + 4) * 9216;
+            const float *in = input + 0 + chunk * 215296;
+            float *result = output + 0 + panel * 50176;
+            for (long y = 0 + 28 * thread / threads * 2; y < 0 + 28 * (thread + 1) / threads * 2; y += 2) {
+                for (long x = 0; x < 54; x += 3) {
+                    conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(w, bias, in + y * 464 + x * 8,
+                        result + y * 448 + x * 8, next, chunk);
+                    next += 64;
+                }
+                for (long x = 54; x < 56; x += 2) {
+                    conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(w, bias, in + y * 464 + x * 8,
+                        result + y * 448 + x * 8, next, chunk);
+                    next += 64;
+                }
+            }
+        }
+    }
+}
+
+static void layer1_0_conv2(const float *weights, float *arena, long thread, long threads) {
+    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, arena + 1993968, arena + 990448, thread, threads);
+}
+
+static void (*const steps[])(const float *weights, float *arena, long thread, long threads) = {
+    layer1_0_conv2,
+};
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct pool {
+    const float *weights;
+    float *arena;
+    long threads;
+    long first, last;          /* the steps to run */
+    pthread_mutex_t mutex;     /* guards first to closing */
+    pthread_cond_t wake;
+    long started, runs, closing;
+    atomic_long arrived, phase;
+    pthread_t workers[];
+};
+
+/* Wait until all threads are here. A step takes longer than going to sleep and waking up, so they spin; if another
+   thread still has not come after some ten microseconds, there may be no core for it: give it this one. */
+static void barrier(struct pool *pool) {
+    long phase = atomic_load(&pool->phase);
+    if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
+        atomic_store(&pool->arrived, 0);
+        atomic_store(&pool->phase, phase + 1);
+        return;
+    }
+    for (long spins = 0; atomic_load_explicit(&pool->phase, memory_order_acquire) == phase; spins += 1) {
+        if (spins > 10000) {
+            sched_yield();
+        }
+    }
+}
+
+static void forward(struct pool *pool, long thread, long first, long last) {
+    for (long step = first; step < last; step += 1) {
+        steps[step](pool->weights, pool->arena, thread, pool->threads);
+        barrier(pool);
+    }
+}
+
+static void *worker(void *argument) {
+    struct pool *pool = argument;
+    long done = 0;
+    pthread_mutex_lock(&pool->mutex);
+    long thread = pool->started += 1;
+    for (;;) {
+        while (pool->runs == done && !pool->closing) {
+            pthread_cond_wait(&pool->wake, &pool->mutex);
+        }
+        if (pool->closing) {
+            pthread_mutex_unlock(&pool->mutex);
+            return NULL;
+        }
+        done += 1;
+        long first = pool->first, last = pool->last; /* the next run may begin while this thread leaves the barrier */
+        pthread_mutex_unlock(&pool->mutex);
+        forward(pool, thread, first, last);
+        pthread_mutex_lock(&pool->mutex);
+    }
+}
+
+void pool_run(struct pool *pool, long first, long last) {
+    pthread_mutex_lock(&pool->mutex);
+    pool->first = first;
+    pool->last = last;
+    pool->runs += 1;
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+    forward(pool, 0, first, last);
+}
+
+void pool_close(struct pool *pool) {
+    pthread_mutex_lock(&pool->mutex);
+    pool->closing = 1;
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+    for (long thread = 1; thread < pool->threads; thread += 1) {
+        pthread_join(pool->workers[thread], NULL);
+    }
+    free(pool);
+}
+
+/* Return a pool of as many threads as asked for, the caller's included, or NULL if the system refuses one. */
+struct pool *pool_open(const float *weights, float *arena, long threads) {
+    struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(pthread_t));
+    if (!pool) {
+        return NULL;
+    }
+    pool->weights = weights;
+    pool->arena = arena;
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the Python interpreter */
+    for (pool->threads = 1; pool->threads < threads; pool->threads += 1) {
+        if (pthread_create(&pool->workers[pool->threads], NULL, worker, pool)) {
+            break;
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (pool->threads < threads) {
+        pool_close(pool);
+        return NULL;
+    }
+    return pool;
+}
