@@ -27,7 +27,8 @@ class Run:
     """What the experiments have in common: inputs, machine, the screen, and what has been found."""
 
     def __init__(self, arguments, kind):
-        self.console = Console(width=None if sys.stdout.isatty() else 160)
+        # The file is named because pytest's output is kept from the terminal by exchanging sys.stdout.
+        self.console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
         self.kind, self.out, self.size, self.threads = kind, arguments.out, arguments.size, arguments.threads
         if self.threads > available_cores():
             raise InputError(f"{self.threads} threads, but this process may use {available_cores()} cores")
@@ -87,12 +88,12 @@ def installed_engines():
 def run_latency(arguments):
     run = Run(arguments, "latency")
     measure_latency(run, arguments.names or VERSIONS, arguments.budget)
-    return run.finish(report.latency_table(run.document()))
+    return run.finish(report.latency_table(run.document(), run.console.width))
 
 
 def measure_latency(run, names, budget):
     def table(benchmarks, failed):
-        return report.latency_table(run.document(benchmarks, failed))
+        return report.latency_table(run.document(benchmarks, failed), run.console.width)
 
     with Display(run.console, network.progress(run.size), table) as display:
         experiment = latency.Experiment(sorted(names), run.inputs, run.threads, budget, ROOT, display)
@@ -195,7 +196,7 @@ def run_reference(arguments):
         if not run.interrupted:
             experiment()
     found = run.document()
-    tables = [report.latency_table(found)]
+    tables = [report.latency_table(found, run.console.width)]
     tables += [report.race_table(found, group_name(threads)) for threads in sorted({1, run.threads})]
     tables += [report.throughput_table(found), report.scaling_table(found, scaling.SIZE_GROUP, "image_size"),
                report.scaling_table(found, scaling.THREAD_GROUP, "threads")]

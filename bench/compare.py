@@ -1,8 +1,6 @@
 """Two stored runs side by side, with what changed by more than the noise marked."""
 
-from rich.table import Table
-
-from bench.report import MISSING, milliseconds
+from bench.report import MISSING, milliseconds, new_table
 
 LEAST = 0.03  # a smaller change of the median is never marked, however quiet the machine was
 ONCE = 0.10  # what a time that was taken once may be off by
@@ -31,14 +29,11 @@ def comparison(before, after):
 
 def comparison_table(before, after, names):
     """names: of the two runs, as headings."""
-    table = Table(title="medians, ms; ▲ slower, ▼ faster by more than the noise", title_justify="left")
-    table.add_column("experiment")
-    table.add_column("contender", no_wrap=True)
-    for heading in (*names, "change"):
-        table.add_column(heading, justify="right")
+    heading = "medians, ms; ▲ slower, ▼ faster by more than the noise"
+    table = new_table("contender", ("experiment", *names, "change"), heading)
     for group, name, old, new in comparison(before, after):
         medians = [milliseconds(stats["median"]) if stats else MISSING for stats in (old, new)]
-        table.add_row(group, name, *medians, verdict(old, new))
+        table.add_row(name, group, *medians, verdict(old, new))
     return table
 
 

@@ -56,8 +56,9 @@ class Experiment:
     def measure(self, name, benchmark):
         """Start a version, check it, time it, check it again. Raises WorkerError or WrongOutput."""
         weights_dir, image, reference = self.inputs
-        self.show.start(name)
+        self.show.start(name, "starts")
         with Worker(name, weights_dir, image, self.threads, self.root, cache=False) as worker:
+            self.show.start(name, "runs")
             (first,), faults, logits = worker.run(1, self.show.stage, self.show.tick)
             error = check_logits(logits, reference)
             if self.budget < 2 * first:
@@ -87,16 +88,17 @@ class Experiment:
 
 @pytest.mark.benchmark(group=GROUP, timer=CLOCK.read)
 def test_latency(name, experiment, benchmark):
+    reason = None
     try:
         experiment.measure(name, benchmark)
     except (WorkerError, WrongOutput) as error:
-        experiment.failed.append(results.failure(name, GROUP, str(error)))
-        pytest.fail(str(error))
+        reason = str(error)
+        experiment.failed.append(results.failure(name, GROUP, reason))
     else:
         times = benchmark.stats.stats.data
         experiment.benchmarks.append(results.entry(name, GROUP, times, **benchmark.extra_info))
-    finally:
-        experiment.show.finish(experiment.benchmarks, experiment.failed)
+    experiment.show.finish(experiment.benchmarks, experiment.failed)
+    assert reason is None
 
 
 def measure(experiment):

@@ -18,9 +18,9 @@ class Display:
 
     def __init__(self, console, shares, table, clock=time.monotonic):
         self.console, self.shares, self.table, self.clock = console, shares, table, clock
-        self.live = Live(console=console, transient=True, refresh_per_second=4)
+        self.live = Live(console=console, transient=True, refresh_per_second=4, redirect_stdout=False)
         self.rows = None
-        self.start(None)
+        self.start("", "")
 
     def __enter__(self):
         if self.console.is_terminal:
@@ -31,9 +31,9 @@ class Display:
         if self.console.is_terminal:
             self.live.stop()
 
-    def start(self, name):
-        """A version begins."""
-        self.name, self.share, self.rate = name, 0.0, None
+    def start(self, name, doing):
+        """A version begins something: to start up, or to run its first picture."""
+        self.name, self.doing, self.share, self.rate = name, doing, 0.0, None
         self.started = self.since = self.clock()
         self.tick()
 
@@ -62,13 +62,13 @@ class Display:
         if self.console.is_terminal:
             self.tick()
         else:
-            print(f"{self.name}: {self.clock() - self.started:.0f} s", file=self.console.file, flush=True)
+            print(f"measured {self.name}", file=self.console.file, flush=True)
 
     def progress(self):
         elapsed, left = self.clock() - self.started, self.time_left()
         line = Table.grid(padding=(0, 1))
         line.add_row(
-            Text(self.name or "", style="bold"),
+            Text(f"{self.name} {self.doing}"),
             ProgressBar(total=1.0, completed=1.0 if left is None else elapsed / (elapsed + left), width=40,
                         pulse=left is None),
             Text(f"{elapsed:.0f} s" + ("" if left is None else f", about {left:.0f} s left")),

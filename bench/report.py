@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,22 +24,68 @@ def peak_flops(results, cores):
     return peak["flops_1"] if cores == 1 else peak["flops"]
 
 
-def latency_table(results):
-    """One row a version in step order, and the published figures of the project that inspired them."""
-    table = Table(title=title(results), title_justify="left", caption=reasons(results, "latency"))
-    table.add_column("version", no_wrap=True)
-    for heading in ("median ms", "min", "IQR", "images/s", "× previous", "× v1", "GFLOP/s", "% of peak",
-                    "max error", "arrays", "alloc MiB", "faults", "peak MiB", "start-up s"):
-        table.add_column(heading, justify="right")
+# Headings of the latency table and what is under them.
+SPEED = {
+    "median ms": lambda row: milliseconds(row["median"]),
+    "images/s": lambda row: f"{1 / row['median']:.3g}",
+    "× previous": lambda row: coloured(row["times_previous"]),
+    "× v1": lambda row: factor(row["times_first"]),
+    "GFLOP/s": lambda row: f"{row['flops'] / 1e9:.3g}",
+    "% of peak": lambda row: f"{row['of_peak']:.1%}",
+}
+OTHER = {
+    "min ms": lambda row: milliseconds(row["min"]),
+    "IQR": lambda row: milliseconds(row["iqr"]) if row["timed"] > 1 else MISSING,
+    "max error": lambda row: f"{row['max_abs_error']:.0e}",
+    "arrays": lambda row: number(row.get("arrays")),
+    "alloc MiB": lambda row: number(row.get("array_bytes"), 2**20),
+    "faults": lambda row: number(row.get("faults")),
+    "peak MiB": lambda row: number(row.get("peak_memory"), 2**20),
+    "start-up s": lambda row: f"{row['startup_seconds']:.1f}",
+}
+RACE = ("threads", "median ms", "min ms", "IQR", "images/s", "GFLOP/s", "% of peak", "max error")
+WIDE = 136  # characters, from which all columns fit beside each other
+
+
+def latency_table(results, width=WIDE):
+    """One row a version in step order; in two parts, one under the other, on a terminal that is not WIDE."""
+    parts = [SPEED | OTHER] if width >= WIDE else [SPEED, OTHER]
+    tables = [latency_part(results, columns) for columns in parts]
+    tables[0].title = title(results)
+    notes = reasons(results, "latency")
+    if results["settings"].get("image_size") == 224:
+        notes += f"[dim]{published()['label']}: {published_note()}[/dim]"
+    return Group(*tables, notes)
+
+
+def latency_part(results, columns):
+    """The latency table with some of its columns."""
+    table = new_table("version", columns)
     for row in rows(results):
-        table.add_row(row["name"], *(["[red]not timed[/red]"] if row.get("reason") else latency_cells(row)))
+        add_row(table, row, columns)
     if results["settings"].get("image_size") == 224:
         steps = [step["ms"] / 1e3 for step in published()["steps"].values()]
+        row = {"median": steps[-1], "times_first": steps[0] / steps[-1]}
+        known = ("median ms", "images/s", "× v1")
         table.add_section()
-        table.add_row(published()["label"], milliseconds(steps[-1]), MISSING, MISSING, f"{1 / steps[-1]:.3g}", MISSING,
-                      factor(steps[0] / steps[-1]), style="dim")
-        table.caption += f"{published()['label']}: {published_note()}"
+        table.add_row(published()["label"], *(columns[h](row) if h in known else MISSING for h in columns), style="dim")
     return table
+
+
+def new_table(first, headings, heading=None, caption=None):
+    """An empty table: a column of names, then columns of numbers."""
+    table = Table(box=SIMPLE_HEAD, title=heading, title_justify="left", title_style="bold", caption=caption,
+                  caption_justify="left", padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True, style="bold cyan")
+    for name in headings:
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
+    return table
+
+
+def add_row(table, row, columns):
+    """columns: {heading: function of the row that gives the cell}."""
+    reason = row.get("reason")
+    table.add_row(row["name"], *(["[red]not timed[/red]"] if reason else [cell(row) for cell in columns.values()]))
 
 
 def reasons(results, of):
@@ -75,29 +123,19 @@ def rows(results, of="latency"):
     return sorted(found, key=lambda row: row["name"]) if of == "latency" else found
 
 
-def latency_cells(row):
-    return [
-        milliseconds(row["median"]), milliseconds(row["min"]), spread(row), f"{1 / row['median']:.3g}",
-        factor(row["times_previous"]), factor(row["times_first"]), f"{row['flops'] / 1e9:.3g}",
-        f"{row['of_peak']:.1%}", f"{row['max_abs_error']:.0e}", number(row.get("arrays")),
-        number(row.get("array_bytes"), 2**20), number(row.get("faults")), number(row.get("peak_memory"), 2**20),
-        f"{row['startup_seconds']:.1f}",
-    ]
-
-
 def milliseconds(seconds):
     """Three digits, and no more decimals than that makes."""
     ms = seconds * 1e3
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
-def spread(row):
-    """The inter-quartile range, where there is more than one measurement to have one."""
-    return milliseconds(row["iqr"]) if row["timed"] > 1 else MISSING
-
-
 def factor(value):
     return MISSING if value is None else f"{value:,.0f}×" if value >= 100 else f"{value:.3g}×"
+
+
+def coloured(value):
+    """A factor, green where a step gained, red where it lost."""
+    return factor(value) if value is None else f"[{'green' if value > 1 else 'red'}]{factor(value)}[/]"
 
 
 def number(value, unit=1):
@@ -106,27 +144,19 @@ def number(value, unit=1):
 
 def race_table(results, name):
     """The contenders of one race, fastest first."""
-    table = Table(title=f"{name} each, taking turns", title_justify="left", caption=reasons(results, name))
-    table.add_column("contender", no_wrap=True)
-    for heading in ("threads", "median ms", "min", "IQR", "images/s", "GFLOP/s", "% of peak", "max error"):
-        table.add_column(heading, justify="right")
+    columns = {"threads": lambda row: str(row["threads"])} | SPEED | OTHER
+    columns = {heading: columns[heading] for heading in RACE}
+    table = new_table("contender", columns, f"{name} each, taking turns", reasons(results, name))
     for row in sorted(rows(results, name), key=lambda row: row.get("median", float("inf"))):
-        if row.get("reason"):
-            table.add_row(row["name"], MISSING, "[red]not timed[/red]")
-            continue
-        table.add_row(row["name"], str(row["threads"]), milliseconds(row["median"]), milliseconds(row["min"]),
-                      spread(row), f"{1 / row['median']:.3g}", f"{row['flops'] / 1e9:.3g}", f"{row['of_peak']:.1%}",
-                      f"{row['max_abs_error']:.0e}")
+        add_row(table, row, columns)
     return table
 
 
 def ratio_table(results, name):
     """Each contender's time over each other's, rounds compared one by one: below 1 the row is faster."""
     contenders = group(results, name)
-    table = Table(title="time of the row ÷ time of the column, median over rounds", title_justify="left")
-    table.add_column("")
-    for contender in contenders:
-        table.add_column(contender["name"].split("_")[0], justify="right")
+    names = [contender["name"].removeprefix("torch-").removesuffix("runtime").split("_")[0] for contender in contenders]
+    table = new_table("", names, "time of the row ÷ time of the column, median over rounds")
     for one in contenders:
         cells = []
         for other in contenders:
@@ -172,11 +202,9 @@ def profile_table(results, version):
     """Every layer's time, rate, share of the picture's time, and distance from its floor."""
     benchmark = next(b for b in group(results, "profile") if b["name"] == version)
     total, threads = benchmark["stats"]["median"], benchmark["extra_info"]["threads"]
-    table = Table(title=f"{version}, {plural(threads, 'thread')}: {milliseconds(total)} ms a picture",
-                  title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    for heading in ("input", "output", "kernel", "ms", "share", "GFLOP/s", "× floor", "floor set by", "rest, ms"):
-        table.add_column(heading, justify="right")
+    headings = ("input", "output", "kernel", "ms", "share", "GFLOP/s", "× floor", "floor set by", "rest, ms")
+    heading = f"{version}, {plural(threads, 'thread')}: {milliseconds(total)} ms a picture"
+    table = new_table("layer", headings, heading)
     shapes = {layer.name: layer for layer in layers(results["settings"]["image_size"])}
     parts = by_layer(benchmark["extra_info"]["parts"])
     for part in parts:
@@ -205,10 +233,7 @@ def operator_table(results, version):
     sums = {}
     for part in benchmark["extra_info"]["parts"]:
         sums[part["operator"]] = sums.get(part["operator"], 0.0) + part["seconds"]
-    table = Table()
-    table.add_column("operator")
-    table.add_column("ms", justify="right")
-    table.add_column("share", justify="right")
+    table = new_table("operator", ("ms", "share"))
     for operator, seconds in sorted(sums.items(), key=lambda item: -item[1]):
         table.add_row(operator, milliseconds(seconds), f"{seconds / benchmark['stats']['median']:.1%}")
     return table
@@ -216,17 +241,16 @@ def operator_table(results, version):
 
 def throughput_table(results):
     """Pictures a second of every way to share the cores, and how long each picture takes in it."""
-    caption = reasons(results, "throughput")
-    table = Table(title="many pictures: processes × threads", title_justify="left", caption=caption)
-    table.add_column("contender", no_wrap=True)
-    for heading in ("images/s", "latency ms", "memory MiB", "max error"):
-        table.add_column(heading, justify="right")
+    columns = {
+        "images/s": SPEED["images/s"],
+        "latency ms": lambda row: milliseconds(row["latency"]),
+        "memory MiB": OTHER["peak MiB"],
+        "max error": OTHER["max error"],
+    }
+    heading = "many pictures: processes × threads"
+    table = new_table("contender", columns, heading, reasons(results, "throughput"))
     for row in rows(results, "throughput"):
-        if row.get("reason"):
-            table.add_row(row["name"], "[red]not timed[/red]")
-            continue
-        table.add_row(row["name"], f"{1 / row['median']:.3g}", milliseconds(row["latency"]),
-                      number(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}")
+        add_row(table, row, columns)
     return table
 
 
@@ -234,10 +258,7 @@ def scaling_table(results, name, by):
     """A row a contender, a column a point. by: "image_size" or "threads"."""
     points = group(results, name)
     columns = sorted({point["extra_info"][by] for point in points})
-    table = Table(title=f"{name}: one picture, ms", title_justify="left", caption=reasons(results, name))
-    table.add_column("contender", no_wrap=True)
-    for column in columns:
-        table.add_column(str(column), justify="right")
+    table = new_table("contender", map(str, columns), f"{name}: one picture, ms", reasons(results, name))
     for version in dict.fromkeys(point["extra_info"]["version"] for point in points):
         own = {p["extra_info"][by]: p["stats"]["median"] for p in points if p["extra_info"]["version"] == version}
         table.add_row(version, *(milliseconds(own[c]) if c in own else MISSING for c in columns))
