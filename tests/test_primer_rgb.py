@@ -16,6 +16,7 @@ def assert_hsv_close(actual, expected, hue, rest):
     """`hue` and `rest` are the tolerances; hues are compared round the circle."""
     turn = 180 if actual.dtype == np.uint8 else 360
     assert actual.shape == expected.shape and actual.dtype == expected.dtype
+    assert actual[..., 0].min() >= 0 and actual[..., 0].max() <= (179 if turn == 180 else 360)
     error = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     assert np.isfinite(error).all()
     assert np.minimum(error[..., 0], turn - error[..., 0]).max() <= hue

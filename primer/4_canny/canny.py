@@ -97,7 +97,7 @@ def classify(length, is_ridge, low, high, l2):
         raise ValueError(f"expected two thresholds of at least 0, got {low} and {high}")
     if l2:  # the lengths are squares; OpenCV caps the thresholds so that theirs fit into 31 bits
         low, high = min(low, 32767) ** 2, min(high, 32767) ** 2
-    return np.where(is_ridge & (length > int(low)), np.where(length > int(high), STRONG, WEAK), 0)
+    return np.where(is_ridge & (length > low), np.where(length > high, STRONG, WEAK), 0)
 
 
 def hysteresis(candidates):

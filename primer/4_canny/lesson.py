@@ -171,7 +171,8 @@ def race(label, ours, opencvs, distance=lambda a, b: np.abs(a - b)):
         return result
     expected, reference = _median_ms(lambda: opencvs(cv2))
     error = distance(np.asarray(result, np.float64), np.asarray(expected, np.float64))
-    print(f"{line}, {reference:.2f} ms in OpenCV {cv2.__version__} on {cv2.getNumThreads()} threads, "
+    threads = cv2.getNumThreads()
+    print(f"{line}, {reference:.2f} ms in OpenCV {cv2.__version__} on {threads} thread{'s' * (threads != 1)}, "
           f"{milliseconds / reference:.1f} times as long; "
           f"{np.count_nonzero(error)} of {error.size} values differ, by at most {error.max():g}")
     return result
