@@ -17,7 +17,7 @@ help: ## list the targets
 setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow and, where there is none, a C compiler
 
 demo: setup $(WEIGHTS) ## classify a picture: make demo [PICTURE=photo.jpg]
-	$(PY) v4_no_alloc/infer.py "$(PICTURE)"
+	$(PY) v6_threads/infer.py "$(PICTURE)"
 
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch)
 	$(PY) common/export_weights.py torchvision --force
