@@ -1,0 +1,72 @@
+"""Draw the articles' pictures and the table of layers: `python -m docs.figures`, from the repository's root."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from bench.versions import ROOT
+from docs.figures import convolution, layer_table, learned, memory, structure
+from docs.figures.style import STYLE, save
+
+HERE = Path(__file__).parent
+ARTICLE = ROOT / "docs" / "06-resnet50-structure.md"
+WEIGHTS = ROOT / "weights" / "resnet50"
+
+PICTURES = {
+    "pixels.png": convolution.pixels,
+    "sliding_window.svg": convolution.sliding_window,
+    "im2col.svg": convolution.im2col,
+    "kernels.png": convolution.kernels,
+    "residual_block.svg": structure.residual_block,
+    "network.svg": structure.network_diagram,
+    "activation_functions.svg": structure.activation_functions,
+    "tiling.svg": memory.tiling,
+    "roofline.svg": memory.roofline,
+}
+FROM_WEIGHTS = {
+    "filters.png": learned.filters,
+    "feature_maps.png": learned.feature_maps,
+    "buffer_plan.svg": memory.buffer_plan,  # any weights: only their shapes count
+}
+
+
+def draw(name, path, weights_dir=WEIGHTS):
+    """Draw the picture of that name into a file. Raises the versions' WeightsError if the weights cannot be used."""
+    with plt.rc_context(STYLE):
+        make = PICTURES[name] if name in PICTURES else partial(FROM_WEIGHTS[name], weights_dir)
+        save(make(), path)
+
+
+def main():
+    names = [*PICTURES, *FROM_WEIGHTS]
+    parser = argparse.ArgumentParser(
+        prog="python -m docs.figures", description="Draw the articles' pictures."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all unless given: {', '.join(names)}")
+    parser.add_argument(
+        "--weights", type=Path, default=WEIGHTS, metavar="DIR", help="default: weights/resnet50"
+    )
+    parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="default: docs/figures")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"there is no picture {min(unknown)!r}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        for name in arguments.names or names:
+            draw(name, arguments.out / name, arguments.weights)
+            print(arguments.out / name)
+    except Exception as error:
+        if type(error).__name__ != "WeightsError":  # each version has a class of its own
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not arguments.names:
+        layer_table.rewrite(ARTICLE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

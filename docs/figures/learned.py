@@ -1,0 +1,75 @@
+"""What the weights make of a picture: the first layer's kernels, and feature maps of a photograph at every stage.
+
+Each picture names the weights it was drawn with.
+"""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from bench.versions import load_version
+from docs.figures.convolution import CAT, draw_kernel
+from docs.figures.style import RED, WIDTH
+
+REMEDY = "After `make weights`, `make figures` draws what training has found."
+MAPS = 8  # feature maps shown of each stage
+
+
+def provenance(manifest):
+    """One sentence on where the weights come from, to be written on the picture."""
+    source = manifest["source"]
+    if source.startswith("synthetic"):
+        return f"RANDOM WEIGHTS ({source}): nothing here was learned. {REMEDY}"
+    return f"Weights: {source}."
+
+
+def sign(figure, manifest, y):
+    """Write the weights' origin at the bottom of a picture."""
+    text = provenance(manifest)
+    colour = RED if text.startswith("RANDOM") else "black"
+    figure.text(0.5, y, "\n".join(textwrap.wrap(text, 100)), ha="center", va="bottom", size=9, color=colour)
+
+
+def filters(weights_dir):
+    """All 64 kernels of conv1, 7 x 7 pixels of three colours, each scaled to its own largest number."""
+    version = load_version("v2_vectorized")
+    manifest = version.weights.read_manifest(weights_dir)
+    kernels = version.weights.WeightFiles(weights_dir)["conv1.weight"]
+    figure, panels = plt.subplots(4, 16, figsize=(WIDTH, 2.85))
+    figure.subplots_adjust(left=0.005, right=0.995, top=0.9, bottom=0.15, hspace=0.08, wspace=0.08)
+    for kernel, axes in zip(kernels, panels.flat):
+        draw_kernel(axes, kernel)
+    figure.suptitle(
+        "The 64 kernels of conv1, 7×7 pixels of red, green and blue; gray is zero", size=10, y=0.985
+    )
+    sign(figure, manifest, 0.015)
+    return figure
+
+
+def feature_maps(weights_dir):
+    """Feature maps of the photograph after each stage: the channels that vary most."""
+    version = load_version("v3_preload")
+    manifest = version.weights.read_manifest(weights_dir)
+    image = version.image.load_image(CAT, manifest["preprocessing"])
+    stages = {}
+    model = version.resnet50.ResNet50(weights_dir, image_size=image.shape[0])
+    model.forward(image, probe=stages.__setitem__)
+    stages.pop("avgpool")
+    figure, panels = plt.subplots(len(stages), MAPS, figsize=(WIDTH, 6.0))
+    figure.subplots_adjust(left=0.105, right=0.995, top=0.95, bottom=0.075, hspace=0.05, wspace=0.05)
+    for (name, activation), row in zip(stages.items(), panels):
+        label = "{}\n{}×{}\n×{}".format(name, *activation.shape)
+        row[0].text(-0.08, 0.5, label, transform=row[0].transAxes, ha="right", va="center", size=9)
+        for channel, axes in zip(most_varied(activation), row):
+            axes.imshow(activation[..., channel], cmap="viridis", interpolation="nearest")
+            axes.axis("off")
+    title = f"{CAT.name} after each stage: the {MAPS} feature maps that vary most; yellow is large"
+    figure.suptitle(title, size=10, y=0.985)
+    sign(figure, manifest, 0.012)
+    return figure
+
+
+def most_varied(activation):
+    """The MAPS channels with the largest standard deviation, in the order of their numbers."""
+    return np.sort(np.argsort(activation.std(axis=(0, 1)), kind="stable")[-MAPS:])

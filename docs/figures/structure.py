@@ -1,0 +1,164 @@
+"""What the network looks like: the residual block, and all stages with their shapes; and ReLU among its relatives."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from bench import network
+from docs.figures.layer_table import parameters
+from docs.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    STAGES,
+    WIDTH,
+    arrow,
+    box,
+    canvas,
+    shade,
+)
+
+IMAGE_SIZE = 224
+
+
+def residual_block():
+    """A bottleneck that keeps its input's shape, and one that halves the size and needs a downsample convolution."""
+    layers = {layer.name: layer for layer in network.layers(IMAGE_SIZE)}
+    figure, axes = canvas(21, 16.5)
+    draw_block(axes, layers, "layer2.1", middle=5.2, identity=2.1 - 0.9)
+    draw_block(axes, layers, "layer2.0", middle=16.8, identity=11.7)
+    return figure
+
+
+def draw_block(axes, layers, name, middle, identity):
+    first, downsample = layers[f"{name}.conv1"], layers.get(f"{name}.downsample.0")
+    title = "half the size, other channels" if downsample else "the same shape"
+    axes.text(middle, 16, f"{name}: {title}", ha="center", size=10, weight="bold")
+    axes.text(middle, 15.2, f"x: {shape_text(first.in_shape)}", ha="center")
+    y, start = 12.9, 14.95
+    for conv in ("conv1", "conv2", "conv3"):
+        layer = layers[f"{name}.{conv}"]
+        stride = f", stride {layer.stride}" if layer.stride > 1 else ""
+        after = "batch norm" if conv == "conv3" else "batch norm, ReLU"
+        arrow(axes, (middle, start), (middle, y + 0.85))
+        kernel = f"{layer.kernel}×{layer.kernel}"
+        box(
+            axes,
+            middle,
+            y,
+            5.6,
+            1.7,
+            f"{conv}: {kernel}{stride}\n{after}",
+            BLUE if layer.kernel == 3 else SKY,
+        )
+        axes.text(middle + 0.25, y - 1.35, shape_text(layer.out_shape), va="center", size=9, color=FAINT)
+        start, y = y - 0.85, y - 3.2
+    arrow(axes, (middle, start), (middle, 2.95))
+    axes.text(middle, 2.4, "+", ha="center", va="center", size=15)
+    axes.add_patch(plt.Circle((middle, 2.4), 0.55, fill=False, color=INK))
+    axes.plot([middle, identity, identity], [14.5, 14.5, 2.4], color=ORANGE, linewidth=2.5)
+    arrow(axes, (identity, 2.4), (middle - 0.55, 2.4), color=ORANGE, linewidth=2.5)
+    if downsample:
+        text = f"downsample:\n1×1, stride {downsample.stride}\nbatch norm"
+        box(axes, identity + 0.2, 8.1, 3.6, 2.5, text, ORANGE)
+    else:
+        axes.text(identity + 0.25, 8.1, "x", size=12, va="center")
+    arrow(axes, (middle, 1.85), (middle, 0.75))
+    axes.text(middle + 0.25, 1.35, "ReLU", size=9, color=FAINT, va="center")
+    axes.text(middle, 0.25, shape_text(layers[f"{name}.conv3"].out_shape), ha="center", va="center")
+
+
+def shape_text(shape):
+    return "{}×{}×{}".format(*shape)
+
+
+def network_diagram():
+    """Every stage as a block: as high as the feature map, as wide as the square root of its channels."""
+    stages = stage_rows()
+    figure, axes = canvas(300, 116)
+    x, end = 34, None
+    for name, shape, lines in stages:
+        height, width = max(0.26 * shape[0], 1.2), max(0.65 * math.sqrt(shape[2]), 2.5)
+        cell = max(width, 22)
+        colour = STAGES.get(name, FAINT)
+        left = x + (cell - width) / 2
+        axes.add_patch(
+            Rectangle((left, 76 - height / 2), width, height, facecolor=shade(colour, 0.4), edgecolor=colour)
+        )
+        axes.text(x + cell / 2, 40, name, ha="center", va="top", weight="bold", size=9)
+        axes.text(x + cell / 2, 34.5, "\n".join(lines), ha="center", va="top", size=8, linespacing=1.5)
+        if end:
+            arrow(axes, (end + 0.6, 76), (left - 0.6, 76), color=FAINT)
+        end = left + width
+        x += cell + 5
+    axes.text(
+        4,
+        110,
+        "ResNet-50 for a 224×224 picture: height of a block = height of its feature map, "
+        "width = square root of its channels",
+        size=9.5,
+    )
+    labels = "output\n\nconvolutions\nparameters\nmultiply-adds"
+    axes.text(4, 34.5, labels, va="top", size=8, linespacing=1.5, color=FAINT)
+    return figure
+
+
+def stage_rows():
+    """[(name, shape of the output, lines of text), ...] from the image to the classes."""
+    by_stage = {}
+    for layer in network.layers(IMAGE_SIZE):
+        by_stage.setdefault(layer.name.split(".")[0], []).append(layer)
+    rows = [("image", (IMAGE_SIZE, IMAGE_SIZE, 3), ["224×224", "×3"])]
+    for name, layers in by_stage.items():
+        shape = layers[-1].out_shape
+        if name == "fc":
+            pooled = layers[0].in_shape
+            rows.append(("avgpool", pooled, ["1×1", f"×{pooled[2]}"]))
+        count = str(len(layers)) if name != "fc" else "–"
+        trained, work = sum(map(parameters, layers)), sum(layer.multiply_adds for layer in layers)
+        lines = [f"{shape[0]}×{shape[1]}", f"×{shape[2]}", count, amount(trained), amount(work)]
+        rows.append((name, shape, lines))
+        if name == "conv1":
+            size = network.halved(shape[0])
+            rows.append(("maxpool", (size, size, shape[2]), [f"{size}×{size}", f"×{shape[2]}"]))
+    return rows
+
+
+def amount(number):
+    """1234567 -> 1.2 M"""
+    if number < 1e5:
+        return f"{number / 1e3:.0f} k"
+    return f"{number / 1e6:,.0f} M" if number >= 1e8 else f"{number / 1e6:.1f} M"
+
+
+def activation_functions():
+    """Four activation functions and their slopes."""
+    x = np.linspace(-4, 4, 801)
+    erf = np.vectorize(math.erf)
+    functions = {
+        "ReLU": (np.maximum(x, 0), BLUE, "-"),
+        "sigmoid": (1 / (1 + np.exp(-x)), ORANGE, "--"),
+        "tanh": (np.tanh(x), GREEN, "-."),
+        "GELU": (x * (1 + erf(x / math.sqrt(2))) / 2, PINK, ":"),
+    }
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.3))
+    for name, (y, colour, line) in functions.items():
+        left.plot(x, y, line, color=colour, linewidth=2, label=name)
+        right.plot(x, np.gradient(y, x), line, color=colour, linewidth=2, label=name)
+    left.set_title("the function", loc="left", fontsize=10)
+    right.set_title("its slope", loc="left", fontsize=10)
+    left.set_ylim(-1.2, 3)
+    right.set_ylim(-0.2, 1.2)
+    for axes in (left, right):
+        axes.set_xlabel("input")
+        axes.grid()
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+    left.legend(framealpha=1, edgecolor="white")
+    figure.tight_layout()
+    return figure
