@@ -76,7 +76,7 @@ def turn_hue(picture, degrees):
 
     picture: (height, width, 3) uint8. In floating point in between, so that nothing is rounded twice.
     """
-    hsv = rgb_to_hsv(picture / 255.0)
+    hsv = rgb_to_hsv(picture / np.float32(255))
     hsv[..., 0] += degrees
     return np.rint(255 * hsv_to_rgb(hsv)).astype(np.uint8)
 
@@ -85,7 +85,7 @@ def _planes(picture):
     """The three planes, widened so that sums and differences fit."""
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"expected a picture of shape (height, width, 3), got {picture.shape}")
-    wide = picture.dtype if picture.dtype.kind == "f" else np.float64
+    wide = picture.dtype if picture.dtype.kind == "f" else np.float32
     return (picture[..., channel].astype(wide) for channel in range(3))
 
 

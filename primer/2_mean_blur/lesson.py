@@ -152,7 +152,8 @@ def _figure(stages, columns, inches=10.8):
             panel(axes)
         else:
             limits = {"vmin": 0, "vmax": 255} if panel.dtype == np.uint8 else {}
-            axes.imshow(panel, cmap="gray", **limits)
+            step = max(1, max(panel.shape) // 1440)  # a photograph has more pixels than the figure can show
+            axes.imshow(panel[::step, ::step], cmap="gray", **limits)
             axes.set_axis_off()
     for axes in figure.axes[len(stages):]:
         axes.remove()
