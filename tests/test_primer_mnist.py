@@ -64,6 +64,26 @@ def test_the_files_of_a_training_belong_together(trained):
     assert (probabilities.argmax(axis=1) != digits.test_labels).sum() == result["mistakes"]
 
 
+@pytest.mark.parametrize(("count", "wrong", "rows"), [(30, 0, 1), (30, 3, 1), (30, 11, 2), (120, 80, 5), (4, 1, 1)])
+def test_the_page_of_mistakes_holds_the_surest_first(count, wrong, rows, monkeypatch, rng):
+    labels = rng.integers(0, 10, count)
+    predictions = labels.copy()
+    predictions[rng.permutation(count)[:wrong]] += 1
+    predictions %= 10
+    confidence = 0.5 + 0.4 * rng.permutation(count) / count
+    probabilities = np.full((count, 10), 0.01)
+    probabilities[np.arange(count), predictions] = confidence
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, path: figures.append(figure))
+    report.save_mistakes(np.zeros((count, 28, 28), np.uint8), labels, probabilities, "page.png")
+    titles = [axes.get_title() for axes in figures[0].axes]
+    mistakes, right = ([i for i in range(count) if (predictions[i] != labels[i]) == kind] for kind in (True, False))
+    order = sorted(mistakes, key=lambda i: -confidence[i]) + sorted(right, key=lambda i: confidence[i])
+    expected = [f"{labels[i]} → {predictions[i]}\n{100 * confidence[i]:.0f} %" for i in order]
+    assert len(titles) == 10 * rows and [title for title in titles if title] == expected[: 10 * rows]
+    assert figures[0].get_suptitle().startswith(f"{wrong} mistakes in {count} ")
+
+
 def test_held_out_digits_are_read_from_pictures(trained, tmp_path, capsys):
     """Drawn large, dark on a light page, off centre, saved as JPEG: read as well as from their own 28x28 pixels."""
     out, _ = trained

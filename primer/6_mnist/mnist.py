@@ -210,7 +210,7 @@ def main(arguments=None):
         print("mnist.py:", " ".join(str(error).split()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing was saved", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
 
 

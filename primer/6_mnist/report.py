@@ -58,21 +58,22 @@ def save_curves(history, path):
 
 
 def save_mistakes(images, labels, probabilities, path):
-    """The held-out digits that the network got wrong, the surest first, at most `MISTAKES_SHOWN`."""
-    predictions = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(predictions != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
-    shown = wrong[:MISTAKES_SHOWN]
-    rows = max(1, -(-len(shown) // COLUMNS))
+    """The held-out digits that the network got wrong, the surest first, at most `MISTAKES_SHOWN`.
+
+    The page's last row is filled with digits that it got right, those that it was least sure of.
+    """
+    predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = predictions != labels
+    order = np.lexsort((np.where(wrong, -confidence, confidence), ~wrong))
+    rows = min(max(1, -(-int(wrong.sum()) // COLUMNS)), MISTAKES_SHOWN // COLUMNS)
     figure = Figure(figsize=(COLUMNS, 0.6 + 1.45 * rows), dpi=80, layout="constrained")
-    more = "" if len(shown) == len(wrong) else f", the surest {len(shown)}"
-    figure.suptitle(f"{len(wrong)} mistakes in {len(labels)} held-out digits{more}: true → predicted, probability")
+    figure.suptitle(f"{wrong.sum()} mistakes in {len(labels)} held-out digits: true → predicted (right ones in gray)")
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
         axes.axis("off")
-    for axes, index in zip(figure.axes, shown):
+    for axes, index in zip(figure.axes, order):
         axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(f"{labels[index]} → {predictions[index]}\n{100 * confidence[index]:.0f} %", fontsize=10)
+        title = f"{labels[index]} → {predictions[index]}\n{100 * confidence[index]:.0f} %"
+        axes.set_title(title, fontsize=10, color="crimson" if wrong[index] else "gray")
     save_figure(figure, path)
 
 
