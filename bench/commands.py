@@ -20,6 +20,7 @@ from bench.worker import Worker, WorkerError
 
 RUNS = ROOT / "bench" / "results" / "runs"
 REFERENCE = ROOT / "bench" / "results" / "reference.json"
+SLOW = 5.0  # seconds a picture, from which a profile is of one picture
 INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
 
 
@@ -169,8 +170,9 @@ def measure_profile(run, names, rounds):
             say(f"profile of {name}")
             try:
                 with Worker(name, run.weights, run.image, run.threads, trace=True) as worker:
-                    error = check_logits(worker.run(1)[2], run.reference)
-                    seconds, parts = worker.profile(rounds)
+                    (first,), _, logits = worker.run(1)
+                    error = check_logits(logits, run.reference)
+                    seconds, parts = worker.profile(rounds if first < SLOW else 1)
                     facts = worker.facts
             except (WorkerError, WrongOutput) as reason:
                 run.failed.append(results.failure(name, "profile", str(reason)))
