@@ -18,9 +18,6 @@ from tests.primer_support import LESSONS, PRIMER, is_excerpt, load, run, script,
 SHARED = PRIMER.parents[1] / "shared" / "data" / "images"
 
 
-SMALL = {"2_mean_blur": ["--size", "2"], "3_gaussian_blur": ["--size", "3"]}  # for pictures smaller than the default
-
-
 def mean_difference(first, second):
     """Of two picture files of the same size, in levels."""
     with Image.open(first) as a, Image.open(second) as b:
@@ -74,7 +71,7 @@ def test_a_copied_directory_runs_and_writes_where_one_is(name, photo, tmp_path):
     before = sorted(path.name for path in copy.iterdir())
     here = tmp_path / "here"
     here.mkdir()
-    done = run(name, photo, *SMALL.get(name, []), cwd=here, file=copy / script(name).name)
+    done = run(name, photo, cwd=here, file=copy / script(name).name)
     assert done.returncode == 0 and done.stderr == ""
     stem = script(name).stem
     assert [path.name for path in here.iterdir()] == [f"photo_{stem}.png"]
@@ -195,7 +192,7 @@ def test_exif_turns_the_picture(tmp_path):
 def test_the_smallest_pictures_with_all_stages(name, size, tmp_path):
     Image.new("RGB", size, (200, 100, 50)).save(tmp_path / "small.png")
     out = tmp_path / "out.png"
-    status, _, err = call(name, tmp_path / "small.png", "--stages", "--out", out, *SMALL.get(name, []))
+    status, _, err = call(name, tmp_path / "small.png", "--stages", "--out", out)
     assert (status, err) == (0, "")
     assert Image.open(out).size == size and (tmp_path / "out_stages.jpg").is_file()
 

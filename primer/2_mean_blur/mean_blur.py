@@ -103,8 +103,9 @@ def main():
     arguments = parser.parse_args()
     picture = lesson.read_picture(arguments)
     size, border = arguments.size, arguments.border
-    if size > 2 * max(picture.shape):
-        raise ValueError(f"--size {size} is too large: more than twice the picture")
+    height, width = picture.shape[:2]
+    if size > 100 + 2 * max(height, width):  # the border alone would fill the memory
+        raise ValueError(f"--size {size} is too large for a picture of {width} x {height}")
     for name in [arguments.method] if arguments.method else METHODS:
         result = lesson.race(name, lambda blur=METHODS[name]: blur(picture, (size, size), border),
                              lambda cv2: opencv_blur(cv2, picture, size, border))

@@ -156,8 +156,9 @@ def main():
     picture = lesson.read_picture(arguments)
     sigma, border = arguments.sigma, arguments.border
     size = size_for(sigma, picture.dtype) if arguments.size is None else arguments.size
-    if size > 2 * max(picture.shape):
-        raise ValueError(f"a kernel of {size} points is too large: more than twice the picture")
+    height, width = picture.shape[:2]
+    if size > 100 + 2 * max(height, width):  # the border alone would fill the memory
+        raise ValueError(f"a kernel of {size} points is too large for a picture of {width} x {height}")
 
     def opencvs(cv2):
         return cv2.GaussianBlur(picture, (size, size), sigma, borderType=getattr(cv2, f"BORDER_{border.upper()}"))
