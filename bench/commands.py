@@ -1,11 +1,13 @@
 """What each command of `python -m bench` does. Every one returns the exit status."""
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.util import find_spec
+from shutil import which
 
 from rich.console import Console
 
@@ -82,8 +84,10 @@ def measured_peak(cores):
 
 
 def installed_engines():
-    """The other engines of the race that can be imported here."""
-    return [name for name, module in MODULES.items() if all(find_spec(part) for part in module)]
+    """The other engines that can run here."""
+    engines = [name for name, modules in MODULES.items() if all(find_spec(module) for module in modules)]
+    compiler = os.environ.get("CXX") or which("g++") or which("clang++")
+    return [name for name in engines if name != "torch-compiled" or compiler]
 
 
 def run_latency(arguments):

@@ -231,7 +231,7 @@ def race(results):
     names = sorted({b["group"] for b in results["benchmarks"] if b["group"].startswith("race, ")})
     if not names:
         return None
-    figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.8), squeeze=False)
+    figure, panels = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.8), squeeze=False, sharex=True)
     most = max(len(group(results, name)) for name in names)
     for axes, name in zip(panels[0], names):
         rows = sorted((row for row in report.rows(results, name) if "median" in row), key=lambda row: row["median"])

@@ -224,8 +224,12 @@ def test_names_may_be_shortened():
     assert [named(text, VERSIONS) for text in ("v1", "v5", "v6_threads")] == ["v1_loops", "v5_codegen", "v6_threads"]
 
 
-def test_only_installed_engines_race_by_default(monkeypatch):
+def test_only_engines_that_can_run_race_by_default(monkeypatch):
+    monkeypatch.setenv("CXX", "g++")
     monkeypatch.setattr(commands, "find_spec", lambda module: None if module == "openvino" else object())
+    assert commands.installed_engines() == ["torch-eager", "torch-frozen", "torch-compiled", "onnxruntime"]
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(commands, "which", lambda name: None)
     assert commands.installed_engines() == ["torch-eager", "torch-frozen", "onnxruntime"]
 
 
