@@ -256,7 +256,11 @@ def test_every_digit_is_seen_once_an_epoch(count, batch_size):
         net = types.SimpleNamespace(
             parameters={}, forward=lambda x: np.zeros((len(x), 10)), backward=lambda dy: seen.append(len(dy)) or {}
         )
-        rows = list(training.train_epochs(net, images, np.zeros(count, int), 2))
+        progress = []
+        labels = np.zeros(count, int)
+        rows = list(training.train_epochs(net, images, labels, 2, on_batch=lambda *now: progress.append(now)))
+    assert [now[0] for now in progress] == seen
+    assert all(now[1:] == (pytest.approx(np.log(10)), 1.0) for now in progress)
     assert sum(seen) == 2 * count and max(seen) <= batch_size
     assert rows == [(pytest.approx(np.log(10)), 1.0)] * 2
     whole = training.predict(network.Network(image_size=28, channels=(1, 1), hidden=1), images, batch_size)

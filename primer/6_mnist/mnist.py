@@ -91,8 +91,8 @@ def fit(network, digits, epochs, options):
     try:
         with tqdm(total=epochs * len(digits.train_images), unit="digit", unit_scale=True, disable=None) as bar:
 
-            def on_batch(count, loss):
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            def on_batch(count, loss, accuracy):
+                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{100 * accuracy:.1f} %", refresh=False)
                 bar.update(count)
 
             passes = train_epochs(network, digits.train_images, digits.train_labels, epochs, options.seed, on_batch)

@@ -71,7 +71,8 @@ def train_epochs(network, images, labels, epochs, seed=0, on_batch=None):
     """Train for `epochs` passes over the digits; a generator that yields (loss, accuracy) after each.
 
     images: (n, 28, 28) uint8; labels: (n,) integers. Loss and accuracy are means over the epoch's warped digits,
-    each taken just before the network learned from it. `on_batch(digits, loss)` is called after every batch.
+    each taken just before the network learned from it. After every batch, `on_batch(digits, loss, accuracy)`
+    gets the batch's size and the epoch's means so far.
     """
     rng = np.random.default_rng([seed, 1])  # a stream of its own: the network's weights came from `seed`
     optimizer = Adam(network.parameters)
@@ -87,7 +88,8 @@ def train_epochs(network, images, labels, epochs, seed=0, on_batch=None):
             total_loss += loss.item() * len(batch)
             correct += int((logits.argmax(axis=1) == labels[batch]).sum())
             if on_batch:
-                on_batch(len(batch), loss.item())
+                seen = start + len(batch)
+                on_batch(len(batch), total_loss / seen, correct / seen)
         yield total_loss / len(images), correct / len(images)
 
 
