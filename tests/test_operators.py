@@ -47,7 +47,8 @@ def batch_norm(version, x, gamma, beta, mean, variance):
     if version == "v2_vectorized":
         return OPS[version].batch_norm(x, gamma, beta, mean, variance)
     scale = gamma / np.sqrt(variance + np.float32(EPSILON))
-    return run(version, "batch_norm", x, scale, beta - mean * scale, out=nan(*x.shape))
+    # From version 3 on, the convolution before it multiplies by the scale.
+    return run(version, "batch_norm", x * scale, beta - mean * scale, out=nan(*x.shape))
 
 
 def run(version, operator, *arguments, out):

@@ -27,12 +27,12 @@ def conv2d(x, weight, stride=1, padding=0):
     return (columns @ weight.reshape(-1, out_channels)).reshape(out_h, out_w, out_channels)
 
 
-def batch_norm(x, scale, shift):
-    """Batch norm (Ioffe and Szegedy 2015) with its four statistics folded into two. x (h, w, channels).
+def batch_norm(x, shift):
+    """Add what a batch norm (Ioffe and Szegedy 2015) adds; what it multiplies by is in the weights before it.
 
-    scale = gamma / sqrt(variance + epsilon) and shift = beta - mean * scale, both (channels,).
+    x (h, w, channels). shift = beta - mean * gamma / sqrt(variance + epsilon), (channels,).
     """
-    return x * scale + shift
+    return x + shift
 
 
 def relu(x):

@@ -1,7 +1,7 @@
 """ResNet-50, version 3: a weight pool, filled before the first picture.
 
 What changed:     every tensor is read once, at construction, into one block of memory, in the form that the
-                  operators use: a convolution as a matrix, a batch norm as one scale and one shift.
+                  operators use: a convolution as a matrix with the factor of its batch norm, which leaves a shift.
 Why it helps:     inference opens no file, and does no arithmetic that is the same for every picture.
 What did not:     the network, and the operators but for the form of their weights.
 Run it:           python v3_preload/infer.py PICTURE
@@ -61,4 +61,4 @@ class ResNet50:
     def conv_bn(self, x, conv, bn, stride=1, padding=0):
         """A convolution and its batch norm; `conv` and `bn` are their names in the weights."""
         x = conv2d(x, self.weights[f"{conv}.weight"], stride, padding)
-        return batch_norm(x, self.weights[f"{bn}.scale"], self.weights[f"{bn}.shift"])
+        return batch_norm(x, self.weights[f"{bn}.shift"])

@@ -35,13 +35,12 @@ def conv2d(x, weight, stride, padding, padded, columns, out):
     np.matmul(columns, weight.reshape(-1, out_channels), out=out.reshape(out_h * out_w, out_channels))
 
 
-def batch_norm(x, scale, shift, out):
-    """Batch norm (Ioffe and Szegedy 2015) with its four statistics folded into two. x, out (h, w, channels).
+def batch_norm(x, shift, out):
+    """Add what a batch norm (Ioffe and Szegedy 2015) adds; what it multiplies by is in the weights before it.
 
-    scale = gamma / sqrt(variance + epsilon) and shift = beta - mean * scale, both (channels,).
+    x, out (h, w, channels). shift = beta - mean * gamma / sqrt(variance + epsilon), (channels,).
     """
-    np.multiply(x, scale, out=out)
-    np.add(out, shift, out=out)
+    np.add(x, shift, out=out)
 
 
 def relu(x, out):

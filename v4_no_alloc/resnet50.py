@@ -99,7 +99,7 @@ class ResNet50:
             columns = self.plan.take(f"{conv} (columns)", (out_h * out_w, kernel_h * kernel_w * in_channels))
         self.steps.append((conv2d, (x, weight, stride, padding, padded, columns, out)))
         self.plan.release(*(buffer for buffer in (padded, columns) if buffer is not None))
-        return self.in_place(batch_norm, out, self.weights[f"{bn}.scale"], self.weights[f"{bn}.shift"])
+        return self.in_place(batch_norm, out, self.weights[f"{bn}.shift"])
 
     def max_pool(self, x, name, kernel, stride, padding):
         out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])

@@ -118,20 +118,20 @@ def read_tensor(weights_dir, name, entry):
 def prepare(weights_dir, tensors, epsilon=1e-5):
     """Yield (name, tensor) of a manifest's tensors in the form that the operators use.
 
-    A convolution is (kernel_h, kernel_w, in, out), so that im2col's product needs no transposed matrix;
-    a batch norm's four vectors become NAME.scale and NAME.shift.
+    A convolution is (kernel_h, kernel_w, in, out), so that im2col's product needs no transposed matrix, and holds
+    the factor of its batch norm already; of the batch norm, NAME.shift is left (see ops.batch_norm).
     """
     for name, entry in tensors.items():
-        layer, _, kind = name.rpartition(".")
-        if f"{layer}.running_var" not in tensors:
-            tensor = read_tensor(weights_dir, name, entry)
-            yield name, tensor.transpose(1, 2, 3, 0) if tensor.ndim == 4 else tensor
-        elif kind == "weight":
-            kinds = (f"{layer}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
+        layer, _, _ = name.rpartition(".")
+        if layer == "fc":
+            yield name, read_tensor(weights_dir, name, entry)
+        elif len(entry["shape"]) == 4:
+            bn = layer.replace("conv", "bn").replace("downsample.0", "downsample.1")
+            kinds = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
             gamma, beta, mean, variance = (read_tensor(weights_dir, kind, tensors[kind]) for kind in kinds)
             scale = gamma / np.sqrt(variance + np.float32(epsilon))
-            yield f"{layer}.scale", scale
-            yield f"{layer}.shift", beta - mean * scale
+            yield name, read_tensor(weights_dir, name, entry).transpose(1, 2, 3, 0) * scale
+            yield f"{bn}.shift", beta - mean * scale
 
 
 class WeightPool:
@@ -141,8 +141,9 @@ class WeightPool:
         """Read and check every file. Raises WeightsError."""
         self.manifest = read_manifest(weights_dir)
         tensors = self.manifest["tensors"]
-        # A batch norm's scale and shift take the place of its weight and bias; its statistics need none.
-        kept = (entry["shape"] for name, entry in tensors.items() if "running" not in name)
+        # A batch norm's shift takes the place of its bias; its weight and statistics need none.
+        shapes = {name: entry["shape"] for name, entry in tensors.items()}
+        kept = (shape for name, shape in shapes.items() if len(shape) > 1 or name.endswith("bias"))
         self.block = np.empty(sum(math.prod(shape) for shape in kept), dtype=np.float32)
         self.tensors = {}
         offset = 0
