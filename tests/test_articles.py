@@ -5,6 +5,7 @@
 `text`    directly after a `python` or `sh` block: what that block prints. `…` stands for what varies.
 `sh`      run from the repository's root, except for the lines that NOT_RUN lists; what those name must exist.
 `c`       occurs in a C file of the repository, or in what version 5 generates.
+`diff`    its lines with - are in the previous version, those with + in this one, all others in both.
 `json`    can be parsed.
 No language: an illustration. A line of it that is a command must name what exists.
 
@@ -24,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from bench import readme
-from bench.versions import ROOT, load_version
+from bench.versions import ROOT, VERSIONS, load_version
 
 # Commands that a test does not run again, and why. Each must still name a target, a script or a test that exists.
 NOT_RUN = {
@@ -113,6 +114,11 @@ def matches(shown, printed):
     return re.fullmatch(pattern, printed.rstrip("\n") + "\n" if printed.strip() else "") is not None
 
 
+def assert_prints(block, printed):
+    if block.shown is not None and not matches(block.shown, printed):
+        pytest.fail(f"{block.place} shows\n{block.shown}but prints\n{printed}", pytrace=False)
+
+
 @pytest.fixture(scope="module")
 def tree(weights_dir, tmp_path_factory):
     """A copy of the repository with synthetic weights."""
@@ -168,7 +174,7 @@ def test_blocks_say_what_they_are(page):
     assert page.read_text("utf-8").count("\n```") % 2 == 0
     before = None
     for block in blocks(page):
-        assert block.language in ("", "python", "text", "sh", "c", "json"), f"{block.place}: {block.language}"
+        assert block.language in ("", "python", "text", "sh", "c", "diff", "json"), f"{block.place}: {block.language}"
         if block.language == "text":
             assert before and before.shown is not None and before.language in ("python", "sh"), block.place
         before = block
@@ -187,7 +193,7 @@ def test_python_blocks(page, tree):
                             env=environment(tree, version_of(page)))  # fmt: skip
     assert result.returncode == 0, result.stderr
     for block, printed in zip(to_run, json.loads(result.stdout)):
-        assert block.shown is None or matches(block.shown, printed), f"{block.place} prints\n{printed}"
+        assert_prints(block, printed)
 
 
 @pytest.mark.parametrize("page", having("sh"))
@@ -203,7 +209,7 @@ def test_shell_blocks(page, tree):
         result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tree,
                                 env=environment(tree, "."))  # fmt: skip
         assert result.returncode == 0, f"{block.place}: {result.stderr}"
-        assert block.shown is None or matches(block.shown, result.stdout), f"{block.place} prints\n{result.stdout}"
+        assert_prints(block, result.stdout)
 
 
 @cache
@@ -218,6 +224,17 @@ def generated():
 def test_c_blocks(page):
     for block in of_language(page, "c"):
         assert is_excerpt(block.text, sources(".c")) or is_excerpt(block.text, generated()), block.place
+
+
+@pytest.mark.parametrize("page", having("diff"))
+def test_diff_blocks(page):
+    after = VERSIONS.index(page.parent.name)
+    for block in of_language(page, "diff"):
+        for sign, version in (("-", VERSIONS[after - 1]), ("+", VERSIONS[after])):
+            lines = {line for path in (ROOT / version).glob("*.py") for line in path.read_text("utf-8").splitlines()}
+            assert sign in block.text
+            for line in block.text.splitlines():
+                assert line[:1] not in (sign, " ") or line[1:] in lines, f"{block.place}: not in {version}: {line}"
 
 
 @pytest.mark.parametrize("page", ARTICLES, ids=ARTICLE_IDS)
