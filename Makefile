@@ -9,7 +9,7 @@ WEIGHTS := weights/resnet50/manifest.json
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights verify test test-all lint diff clean
+.PHONY: help setup demo weights verify primer primer-pictures test test-all lint diff clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,17 @@ weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch
 
 verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs (needs the pretrained weights)
 	$(PY) -m bench.verify $(ONLY)
+
+primer: $(VENV)/primer.stamp ## run the seven lessons of the primer; leaves primer_out/contact_sheet.png
+	$(PY) primer/contact_sheet.py --out primer_out
+
+primer-pictures: $(VENV)/primer.stamp ## redraw the pictures of the primer's articles
+	$(PY) primer/0_gray/gray.py --stages --out primer/0_gray/gray.jpg
+	$(PY) primer/1_rgb/rgb.py --stages --out primer/1_rgb/rgb.jpg
+	$(PY) primer/2_mean_blur/mean_blur.py --stages --out primer/2_mean_blur/mean_blur.jpg
+	$(PY) primer/3_gaussian_blur/gaussian_blur.py --stages --out primer/3_gaussian_blur/gaussian_blur.jpg
+	$(PY) primer/4_canny/canny.py --stages --out primer/4_canny/canny.png
+	$(PY) primer/5_otsu/otsu.py --stages --out primer/5_otsu/otsu.png
 
 test: $(VENV)/test.stamp ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
