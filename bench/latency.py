@@ -5,6 +5,7 @@ works, by the time that the version's own process took. `python -m bench` runs t
 """
 
 import io
+import os
 from contextlib import redirect_stdout
 from statistics import median
 
@@ -104,6 +105,8 @@ def test_latency(name, experiment, benchmark):
 def measure(experiment):
     """Run the experiment's tests, which fill its `benchmarks` and `failed`. Raises KeyboardInterrupt on Ctrl-C."""
     options = ["-p", "no:cacheprovider", "-o", "addopts=", "-s", "--benchmark-quiet", __file__]
+    for variable in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):  # a user's own, or a test's, are not for this run
+        os.environ.pop(variable, None)
     printed = io.StringIO()
     with redirect_stdout(printed):
         status = pytest.main(options, plugins=[experiment])

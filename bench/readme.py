@@ -24,7 +24,7 @@ def latency(results):
             lines.append(f"| `{row['name']}` | not timed: {row['reason']} |||||||")
             continue
         cells = (milliseconds(row["median"]), factor(row["times_previous"]), factor(row["times_first"]),
-                 f"{row['flops'] / 1e9:.3g}", f"{row['of_peak']:.1%}", number(row.get("array_bytes"), 2**20),
+                 f"{row['flops'] / 1e9:.3g}", report.percent(row["of_peak"]), number(row.get("array_bytes"), 2**20),
                  f"{row['startup_seconds']:.1f}")
         lines.append(f"| `{row['name']}` | {' | '.join(cells)} |")
     lines += ["", f"{report.published()['label']}: {report.published_note()}."]

@@ -31,7 +31,7 @@ SPEED = {
     "× previous": lambda row: coloured(row["times_previous"]),
     "× v1": lambda row: factor(row["times_first"]),
     "GFLOP/s": lambda row: f"{row['flops'] / 1e9:.3g}",
-    "% of peak": lambda row: f"{row['of_peak']:.1%}",
+    "% of peak": lambda row: percent(row["of_peak"]),
 }
 OTHER = {
     "min ms": lambda row: milliseconds(row["min"]),
@@ -127,6 +127,11 @@ def milliseconds(seconds):
     """Three digits, and no more decimals than that makes."""
     ms = seconds * 1e3
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+
+
+def percent(share):
+    """One decimal, or one digit of what is less than that shows."""
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
 
 
 def factor(value):
