@@ -53,13 +53,14 @@ def main():
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"there is no picture {min(unknown)!r}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
         for name in arguments.names or names:
             draw(name, arguments.out / name, arguments.weights)
             print(arguments.out / name)
     except Exception as error:
-        if type(error).__name__ != "WeightsError":  # each version has a class of its own
+        # Each version has a WeightsError of its own.
+        if not isinstance(error, OSError) and type(error).__name__ != "WeightsError":
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1

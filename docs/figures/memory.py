@@ -23,7 +23,7 @@ PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind text tha
 KINDS = {"activation": BLUE, "input, padded": ORANGE, "im2col columns": SKY}
 LAYER = "layer1.0.conv2"  # whose tiles are shown
 CACHES = {"L1: 32 KiB": 32 * 2**10, "L2: 1 MiB": MIB}  # of one core of a server; `lscpu` tells yours
-BALANCES = {8: ":", 32: "--", 128: "-"}  # FLOPs that a machine can do for every byte it can read from memory
+BALANCES = {6: ":", 22: "--", 88: "-"}  # FLOPs that a machine can do for every byte it can read from memory
 
 
 def buffer_plan(weights_dir):
@@ -196,7 +196,7 @@ def roofline():
     intensity = np.geomspace(0.3, 2e4, 400)
     for balance, line in BALANCES.items():
         axes.plot(intensity, np.minimum(1, intensity / balance), line, color=FAINT, linewidth=1.5)
-        axes.text(0.04 * balance, 0.04, f"{balance}", ha="center", va="center", size=9, bbox=PLAIN)
+        axes.text(0.06 * balance, 0.06, f"{balance}", ha="center", va="center", size=9, bbox=PLAIN)
     balance = sorted(BALANCES)[1]
     found = network.layers(224)
     for pixels in sorted({layer.out_shape[:2] for layer in found}):
@@ -216,7 +216,7 @@ def roofline():
     axes.set_xlabel("arithmetic intensity: floating-point operations per byte of weights")
     axes.set_ylabel("share of the peak within reach")
     axes.grid()
-    title = "Lines: machines that do 8, 32, 128 operations for a byte read. Dots, on the middle one: the size of\n"
+    title = "Lines: machines that do 6, 22, 88 operations for a byte read. Dots, on the middle one: the size of\n"
     title += "the output, the layers of ResNet-50 that have it, and their share of all operations"
     axes.set_title(title, loc="left", fontsize=10)
     figure.tight_layout()
