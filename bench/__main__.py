@@ -44,7 +44,8 @@ def parse_arguments():
     reference = add("reference", commands.run_reference, "every experiment, and all pictures")
     for command in (run, race, throughput, size, profile, reference):
         command.add_argument("--size", type=image_size, default=224, help="of the picture in pixels (default: 224)")
-        command.add_argument("--threads", type=positive, default=available_cores(), help="default: all cores")
+        command.add_argument("--threads", type=positive, default=None if command is race else available_cores(),
+                             help="default: all cores" + (" and, in a race of its own, one" if command is race else ""))
         command.add_argument("--weights", type=Path, metavar="DIR", help="default: the exported ones, else synthetic")
         command.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
     for command, default in ((run, 5.0), (size, 2.0)):

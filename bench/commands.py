@@ -110,11 +110,16 @@ def measure_latency(run, names, budget):
 
 
 def run_race(arguments):
+    """One race on one thread each and one on all cores, unless told on how many."""
+    counts = [arguments.threads] if arguments.threads else sorted({1, available_cores()})
+    arguments.threads = counts[-1]
     run = Run(arguments, "race")
     names = arguments.names or [*VERSIONS[2:], *installed_engines()]
-    measure_race(run, names, arguments.rounds, run.threads)
-    found, group = run.document(), group_name(run.threads)
-    return run.finish(report.race_table(found, group), report.ratio_table(found, group))
+    for threads in counts:
+        if not run.interrupted:
+            measure_race(run, names, arguments.rounds, threads)
+    found, groups = run.document(), [group_name(threads) for threads in counts]
+    return run.finish(*(table(found, group) for group in groups for table in (report.race_table, report.ratio_table)))
 
 
 def measure_race(run, names, rounds, threads):

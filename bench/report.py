@@ -75,7 +75,7 @@ def latency_part(results, columns):
 def new_table(first, headings, heading=None, caption=None):
     """An empty table: a column of names, then columns of numbers."""
     table = Table(box=SIMPLE_HEAD, title=heading, title_justify="left", title_style="bold", caption=caption,
-                  caption_justify="left", padding=(0, 1, 0, 0))
+                  caption_justify="left", padding=(0, 1, 0, 0), min_width=min(len(heading or ""), 78))
     table.add_column(first, no_wrap=True, style="bold cyan")
     for name in headings:
         table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
