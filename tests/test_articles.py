@@ -24,7 +24,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import readme
+from bench import readme, results
+from bench.commands import REFERENCE
 from bench.versions import ROOT, VERSIONS, load_version
 
 # Commands that a test does not run again, and why. Each must still name a target, a script or a test that exists.
@@ -40,6 +41,7 @@ PAGES = sorted(page for page in ROOT.rglob("*.md") if "/." not in f"/{page.relat
 ARTICLES = [page for page in PAGES if "primer" not in page.parts]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 ARTICLE_IDS = [str(page.relative_to(ROOT)) for page in ARTICLES]
+MARKED = [name for name, page in zip(ARTICLE_IDS, ARTICLES) if "<!-- bench:" in page.read_text("utf-8")]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 
 # Runs an article's blocks, read as JSON, and prints as JSON what each printed.
@@ -275,6 +277,19 @@ def test_results_stand_between_known_markers(page):
     text = page.read_text("utf-8")
     opened, closed = re.findall(r"<!-- bench:(\w+) -->", text), re.findall(r"<!-- /bench:(\w+) -->", text)
     assert opened == closed and len(set(opened)) == len(opened) and set(opened) <= set(readme.SECTIONS)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_results_are_the_committed_ones(name, tmp_path):
+    """`python -m bench table` would change nothing. As long as there is no results file, no numbers are shown."""
+    text = (ROOT / name).read_text("utf-8")
+    if REFERENCE.is_file():
+        copy = tmp_path / "page.md"
+        copy.write_text(text, encoding="utf-8")
+        readme.rewrite(copy, results.load(REFERENCE))
+        assert copy.read_text("utf-8") == text
+    else:
+        assert not "".join(re.findall(r"<!-- bench:\w+ -->(.*?)<!-- /bench:\w+ -->", text, re.S)).strip()
 
 
 def test_the_map_leads_to_every_article():
