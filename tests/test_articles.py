@@ -124,8 +124,12 @@ def assert_prints(block, printed):
 @pytest.fixture(scope="module")
 def tree(weights_dir, tmp_path_factory):
     """A copy of the repository with synthetic weights."""
+
+    def skipped(directory, names):
+        found = shutil.ignore_patterns(".*", "__pycache__", "runs")(directory, names)
+        return found | set(names) - {"README.md", "demo"} if Path(directory) == ROOT / "weights" else found
+
     copy = tmp_path_factory.mktemp("articles") / "repository"
-    skipped = shutil.ignore_patterns(".*", "__pycache__", "runs", "resnet50")
     shutil.copytree(ROOT, copy, ignore=skipped)
     (copy / "weights" / "resnet50").symlink_to(weights_dir)
     return copy
