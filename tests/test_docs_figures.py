@@ -11,8 +11,8 @@ from PIL import Image
 
 from bench.versions import ROOT
 from common.architecture import expected_shapes
-from docs.figures import layer_table, learned, memory
-from docs.figures.__main__ import ARTICLE, FROM_WEIGHTS, HERE, PICTURES, draw, main
+from docs.figures import buffers, layer_table, learned
+from docs.figures.__main__ import ARTICLE, FROM_WEIGHTS, HERE, PICTURES, WEIGHTS, draw, main
 
 NAMES = [*PICTURES, *FROM_WEIGHTS]
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
@@ -27,24 +27,28 @@ def committed_weights(tmp_path_factory):
     return directory
 
 
-def assert_same_picture(one, other):
-    """Two files show the same; the last bits of coordinates and colours may differ between machines."""
+def same_picture(one, other):
+    """Whether two files show the same; the last bits of coordinates and colours may differ between machines."""
     if one.suffix == ".svg":
         texts = [path.read_text(encoding="utf-8") for path in (one, other)]
         # What refers to a part by the hash of its numbers may be called differently.
         texts = [re.sub(r'(?<=id=")\w+|(?<=#)\w+(?=[")])', "", text) for text in texts]
-        assert NUMBER.sub("", texts[0]) == NUMBER.sub("", texts[1])
         numbers = [np.array(NUMBER.findall(text), dtype=float) for text in texts]
-        assert np.abs(numbers[0] - numbers[1]).max() <= 0.05
-    else:
-        first, second = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (one, other))
-        assert first.shape == second.shape and np.abs(first - second).mean() <= 1.5
+        return NUMBER.sub("", texts[0]) == NUMBER.sub("", texts[1]) and np.abs(numbers[0] - numbers[1]).max() <= 0.05
+    first, second = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (one, other))
+    return first.shape == second.shape and np.abs(first - second).mean() <= 1.5
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_committed_picture_is_what_the_code_draws(name, committed_weights, tmp_path):
-    draw(name, tmp_path / name, committed_weights)
-    assert_same_picture(tmp_path / name, HERE / name)
+    weights = [committed_weights]
+    if name in FROM_WEIGHTS and (WEIGHTS / "manifest.json").exists():
+        weights.append(WEIGHTS)  # whoever has fetched weights may have drawn the pictures with them
+    for directory in weights:
+        draw(name, tmp_path / name, directory)
+        if same_picture(tmp_path / name, HERE / name):
+            return
+    pytest.fail(f"{name} is not what the code draws: run `make figures`")
 
 
 @pytest.mark.parametrize("name", ["filters.png", "roofline.svg"])
@@ -57,15 +61,13 @@ def test_drawing_twice_gives_the_same_file(name, small_weights_dir, tmp_path):
 
 def test_a_changed_picture_is_noticed(small_weights_dir, tmp_path):
     draw("filters.png", tmp_path / "filters.png", small_weights_dir)  # other weights
-    with pytest.raises(AssertionError):
-        assert_same_picture(tmp_path / "filters.png", HERE / "filters.png")
+    assert not same_picture(tmp_path / "filters.png", HERE / "filters.png")
     text = (HERE / "im2col.svg").read_text()
     for old, new in ((r"M (\d+)\.", r"M 1\1."), ("#e69f00|#E69F00", "#000000")):
         changed = re.sub(old, new, text, count=1)
         assert changed != text
         (tmp_path / "im2col.svg").write_text(changed)
-        with pytest.raises(AssertionError):
-            assert_same_picture(tmp_path / "im2col.svg", HERE / "im2col.svg")
+        assert not same_picture(tmp_path / "im2col.svg", HERE / "im2col.svg")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,7 +134,7 @@ def test_a_picture_says_which_weights_it_shows(picture, source, random, small_we
 
 def test_buffers_that_are_drawn_side_by_side_never_overlap(small_weights_dir):
     """No two rectangles of the buffer plan share a step and a byte."""
-    plan = memory.recorded_model(small_weights_dir).plan
+    plan = buffers.recorded_model(small_weights_dir).plan
     last = len(plan.steps)
     spans = [(plan.taken[b], plan.released.get(b, last), b.offset, b.offset + b.size) for b in plan.buffers]
     assert len(spans) > 90 and all(start <= end for start, end, _, _ in spans)
@@ -151,12 +153,13 @@ class TestCommandLine:
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["activation_functions.svg"]
         assert capsys.readouterr().out.strip() == str(tmp_path / "new" / "activation_functions.svg")
 
-    def test_all_of_them_and_the_table(self, monkeypatch, small_weights_dir, tmp_path):
-        article = tmp_path / "article.md"
+    def test_all_of_them_and_the_table(self, monkeypatch, tmp_path):
+        drawn, article = [], tmp_path / "article.md"
         article.write_text(f"before\n{layer_table.BEGIN}{layer_table.END}\nafter")
         monkeypatch.setattr("docs.figures.__main__.ARTICLE", article)
-        assert self.run(monkeypatch, "--weights", small_weights_dir, "--out", tmp_path / "out") == 0
-        assert {path.name for path in (tmp_path / "out").iterdir()} == set(NAMES)
+        monkeypatch.setattr("docs.figures.__main__.draw", lambda *arguments: drawn.append(arguments))
+        assert self.run(monkeypatch, "--weights", tmp_path, "--out", tmp_path / "out") == 0
+        assert drawn == [(name, tmp_path / "out" / name, tmp_path) for name in NAMES]
         assert layer_table.table() in article.read_text(encoding="utf-8")
 
     def test_an_unknown_picture(self, monkeypatch, capsys):

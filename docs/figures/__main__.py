@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from bench.versions import ROOT
-from docs.figures import convolution, layer_table, learned, memory, structure
+from docs.figures import activations, buffers, convolution, layer_table, learned, roofline, structure, tiling
 from docs.figures.style import STYLE, save
 
 HERE = Path(__file__).parent
@@ -22,14 +22,14 @@ PICTURES = {
     "kernels.png": convolution.kernels,
     "residual_block.svg": structure.residual_block,
     "network.svg": structure.network_diagram,
-    "activation_functions.svg": structure.activation_functions,
-    "tiling.svg": memory.tiling,
-    "roofline.svg": memory.roofline,
+    "activation_functions.svg": activations.activation_functions,
+    "tiling.svg": tiling.tiling,
+    "roofline.svg": roofline.roofline,
 }
 FROM_WEIGHTS = {
     "filters.png": learned.filters,
     "feature_maps.png": learned.feature_maps,
-    "buffer_plan.svg": memory.buffer_plan,  # any weights: only their shapes count
+    "buffer_plan.svg": buffers.buffer_plan,  # any weights: only their shapes count
 }
 
 

@@ -22,6 +22,7 @@ ORANGE, SKY, GREEN, BLUE, RED, PINK, YELLOW = (
     "#F0E442",
 )
 INK, FAINT, PALE = "#222222", "#777777", "#EEEEEE"
+PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind text that a line may cross
 STAGES = {"stem": PINK, "layer1": ORANGE, "layer2": SKY, "layer3": GREEN, "layer4": BLUE, "fc": RED}
 STYLE = {
     "font.family": "DejaVu Sans",  # matplotlib brings it along
@@ -48,7 +49,9 @@ def save(figure, path):
     else:
         whole = io.BytesIO()
         figure.savefig(whole, dpi=120)
-        with Image.open(whole) as picture:  # 256 colours, the best for this picture, take a third of the bytes
+        with Image.open(
+            whole
+        ) as picture:  # 256 colours, the best for this picture, take a third of the bytes
             colours = picture.convert("RGB")
             colours.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=5).save(path, optimize=True)
     plt.close(figure)
