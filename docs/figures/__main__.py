@@ -8,7 +8,17 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from bench.versions import ROOT
-from docs.figures import activations, buffers, convolution, layer_table, learned, roofline, structure, tiling
+from docs.figures import (
+    activations,
+    buffers,
+    convolution,
+    layer_table,
+    learned,
+    pooling,
+    roofline,
+    structure,
+    tiling,
+)
 from docs.figures.style import STYLE, save
 
 HERE = Path(__file__).parent
@@ -23,6 +33,7 @@ PICTURES = {
     "residual_block.svg": structure.residual_block,
     "network.svg": structure.network_diagram,
     "activation_functions.svg": activations.activation_functions,
+    "pooling.svg": pooling.pooling,
     "tiling.svg": tiling.tiling,
     "roofline.svg": roofline.roofline,
 }
