@@ -41,13 +41,13 @@ class ResNet50:
         compiler = Compiler()
         isa = compiler.isa(isa)
         self.network = Network(image_size, self.num_classes, isa)
-        self.library = compiler.load(generate(self.network.steps, isa), isa, cache)
+        library = compiler.load(generate(self.network.steps, isa), isa, cache)
         self.weights = WeightPool(weights_dir, self.network.steps, isa)
         self.network.plan.allocate()
-        self.library.forward.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+        self.program = Program(library, self.weights.block, self.network.plan.block)
         # Every step alone, for a probe or a profiler: (name, function without arguments, multiply-adds, bytes).
         self.steps = [
-            (step.name, partial(self.run, number, number + 1), step.multiply_adds, step.bytes)
+            (step.name, partial(self.program.run, number, number + 1), step.multiply_adds, step.bytes)
             for number, step in enumerate(self.network.steps)
         ]
 
@@ -61,14 +61,10 @@ class ResNet50:
         check_image(image, self.image_size)
         np.copyto(self.network.image.array[0], image)
         if probe is None:
-            self.run(0, len(self.steps))
+            self.program.run(0, len(self.steps))
         else:
             self.run_probed(probe)
         return self.network.logits.array.ravel()[: self.num_classes].copy()
-
-    def run(self, first, last):
-        """Run the steps from `first` up to, but not including, `last`."""
-        self.library.forward(self.weights.block.ctypes.data, self.network.plan.block.ctypes.data, first, last)
 
     def run_probed(self, probe):
         """Run the steps one by one."""
@@ -78,6 +74,18 @@ class ResNet50:
                 name, activation = self.network.probes[done]
                 activation = activation.channels_last()
                 probe(name, activation.ravel() if name == "avgpool" else activation)
+
+
+class Program:
+    """The compiled steps of a network and the memory that they work on."""
+
+    def __init__(self, library, weights, arena):
+        library.forward.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+        self.library, self.memory = library, (weights, arena)
+
+    def run(self, first, last):
+        """Run the steps from `first` up to, but not including, `last`."""
+        self.library.forward(*(array.ctypes.data for array in self.memory), first, last)
 
 
 class Network:

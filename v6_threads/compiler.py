@@ -69,14 +69,18 @@ class Compiler:
             raise CompilerError(f"{shlex.join(self.command)} failed ({reason}); {REMEDY}")
         return done.stdout
 
+    def isas(self):
+        """Return the instruction sets that this machine has, the best first."""
+        defined = {line.split()[1] for line in self.macros.splitlines() if line.startswith("#define ")}
+        return [isa for isa in ISAS.values() if defined.issuperset(isa.macros)]
+
     def isa(self, name=None):
         """Return the Isa of that name, or the best. Raises ValueError if this machine does not have it."""
-        defined = {line.split()[1] for line in self.macros.splitlines() if line.startswith("#define ")}
-        here = [isa for isa in ISAS.values() if defined.issuperset(isa.macros)]
-        for isa in here:
+        for isa in self.isas():
             if name in (None, isa.name):
                 return isa
-        raise ValueError(f"isa: expected one that this machine has ({', '.join(i.name for i in here)}), got {name!r}")
+        here = ", ".join(isa.name for isa in self.isas())
+        raise ValueError(f"isa: expected one that this machine has ({here}), got {name!r}")
 
     def load(self, source, isa, cache=True):
         """Return C text as a loaded library, from the user's cache if it was compiled before. Raises CompilerError."""

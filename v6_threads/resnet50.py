@@ -38,16 +38,16 @@ class ResNet50:
         check_image_size(image_size)
         self.image_size = image_size
         self.threads = available_cores() if threads is None else threads
-        if not isinstance(self.threads, int) or self.threads < 1:
+        if type(self.threads) is not int or self.threads < 1:
             raise ValueError(f"threads: expected an integer of at least 1, got {threads!r}")
         self.num_classes = read_manifest(weights_dir)["num_classes"]
         compiler = Compiler()
         isa = compiler.isa(isa)
         self.network = Network(image_size, self.num_classes, isa)
-        self.library = compiler.load(generate(self.network.steps, isa), isa, cache)
+        library = compiler.load(generate(self.network.steps, isa), isa, cache)
         self.weights = WeightPool(weights_dir, self.network.steps, isa)
         self.network.plan.allocate()
-        self.pool = Pool(self.library, self.weights.block, self.network.plan.block, self.threads)
+        self.pool = Pool(library, self.weights.block, self.network.plan.block, self.threads)
         self.lock = Lock()  # a second caller waits
         # Every step alone, for a probe or a profiler: (name, function without arguments, multiply-adds, bytes).
         self.steps = [

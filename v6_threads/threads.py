@@ -11,7 +11,6 @@ from pathlib import Path
 
 POOL = r"""
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -22,26 +21,34 @@ struct pool {
     long threads;
     long first, last;          /* the steps to run */
     pthread_mutex_t mutex;     /* guards first to closing */
-    pthread_cond_t wake;
+    pthread_cond_t wake, next; /* there is a run to do; all threads have done a step */
     long started, runs, closing;
     atomic_long arrived, phase;
     pthread_t workers[];
 };
 
-/* Wait until all threads are here. A step takes longer than going to sleep and waking up, so they spin; if another
-   thread still has not come after some ten microseconds, there may be no core for it: give it this one. */
+/* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
+   they differ; after some tens of microseconds asleep, since there may be no core for the thread that is missing. */
 static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
         atomic_store(&pool->arrived, 0);
+        pthread_mutex_lock(&pool->mutex);
         atomic_store(&pool->phase, phase + 1);
+        pthread_cond_broadcast(&pool->next);
+        pthread_mutex_unlock(&pool->mutex);
         return;
     }
-    for (long spins = 0; atomic_load_explicit(&pool->phase, memory_order_acquire) == phase; spins += 1) {
-        if (spins > 10000) {
-            sched_yield();
+    for (long spins = 0; spins < 20000; spins += 1) {
+        if (atomic_load_explicit(&pool->phase, memory_order_acquire) != phase) {
+            return;
         }
     }
+    pthread_mutex_lock(&pool->mutex);
+    while (atomic_load(&pool->phase) == phase) {
+        pthread_cond_wait(&pool->next, &pool->mutex);
+    }
+    pthread_mutex_unlock(&pool->mutex);
 }
 
 static void forward(struct pool *pool, long thread, long first, long last) {
@@ -103,6 +110,7 @@ struct pool *pool_open(const float *weights, float *arena, long threads) {
     pool->arena = arena;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
+    pthread_cond_init(&pool->next, NULL);
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the Python interpreter */
