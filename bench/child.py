@@ -5,6 +5,7 @@ Started as `python -m bench.child FD`, with the thread variables already in its 
 
 import inspect
 import os
+import shlex
 import signal
 import sys
 import time
@@ -52,6 +53,8 @@ class Contender:
             self.forward = self.model.forward
             self.facts["threads"] = threads if accepts(version.resnet50.ResNet50, "threads") else 1
         self.facts["startup_seconds"] = time.perf_counter() - start
+        if name not in peers.PEERS and hasattr(version, "compiler"):
+            self.facts["compiled_with"] = compiled_with(version.compiler)
         self.facts["blas"] = blas_threads()
 
     def run(self, connection, rounds, report_progress=False):
@@ -88,6 +91,13 @@ def build(version, weights_dir, image_size, threads, cache):
     return network(weights_dir, image_size=image_size, **known)
 
 
+def compiled_with(compiler):
+    """The command that v5 and v6 compile their code with. compiler: their module of that name."""
+    found = compiler.Compiler()
+    program, *arguments = found.command
+    return shlex.join([os.path.basename(program), *arguments, *compiler.FLAGS, *found.isa().flags])
+
+
 def accepts(network, parameter):
     return parameter in inspect.signature(network).parameters
 
@@ -95,7 +105,8 @@ def accepts(network, parameter):
 def blas_threads():
     """{library: threads} of every BLAS in this process. Empty if threadpoolctl knows none (Apple's Accelerate)."""
     np.ones((2, 2)) @ np.ones((2, 2))  # loads what NumPy loads late
-    return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return {os.path.basename(pool["filepath"]): pool["num_threads"] for pool in pools}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from shutil import which
 
 from rich.console import Console
+from rich.live import Live
 
 from bench import compare, latency, machine, network, readme, report, results, scaling, throughput
 from bench.check import WrongOutput, check_logits
@@ -56,10 +57,10 @@ class Run:
 
     @contextmanager
     def experiment(self):
-        """Shows what is being done. Ctrl-C ends the experiment; what it found by then is kept."""
-        with self.console.status("") as status:
+        """Yields a function that shows what is being done. Ctrl-C ends the experiment; what it found is kept."""
+        with Live(console=self.console, transient=True, auto_refresh=False) as live:
             try:
-                yield status.update
+                yield lambda text: live.update(text, refresh=self.console.is_terminal)
             except KeyboardInterrupt:
                 self.interrupted = True
 

@@ -13,12 +13,13 @@ class Display:
     """Told of progress by latency.Experiment. A context manager.
 
     console: where to. shares: {stage: share of the work that is done when it ends}. table(benchmarks, failed): the
-    table so far. On anything but a terminal each version is one line, printed when it is done.
+    table so far. On anything but a terminal each version is one line, printed when it is done. Nothing is drawn while
+    rounds are timed: drawing ten times a second takes some per cent of a core.
     """
 
     def __init__(self, console, shares, table, clock=time.monotonic):
         self.console, self.shares, self.table, self.clock = console, shares, table, clock
-        self.live = Live(console=console, transient=True, refresh_per_second=4, redirect_stdout=False)
+        self.live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
         self.rows = None
         self.start("", "")
 
@@ -54,7 +55,7 @@ class Display:
     def tick(self):
         """Time has passed."""
         if self.console.is_terminal:
-            self.live.update(Group(*filter(None, (self.rows, self.progress()))))
+            self.live.update(Group(*filter(None, (self.rows, self.progress()))), refresh=True)
 
     def finish(self, benchmarks, failed):
         """A version is done; these are all results so far."""

@@ -52,7 +52,7 @@ class Worker:
     def _check_blas(self, expected):
         for library, threads in self.facts["blas"].items():
             if threads != expected:
-                raise WorkerError(f"{os.path.basename(library)} runs {threads} threads where {expected} was asked for")
+                raise WorkerError(f"{library} runs {threads} threads where {expected} was asked for")
 
     def run(self, rounds, on_progress=None, on_wait=None):
         """Run `rounds` pictures. Return (seconds of each, minor faults of each, the last logits).

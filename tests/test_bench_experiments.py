@@ -191,10 +191,11 @@ def bench(*arguments):
 
 def test_the_command_measures_real_versions(small_weights_dir, tmp_path):
     out = tmp_path / "run.json"
-    done = bench("run", "v4", "v3", "--size", 32, "--budget", 0.1, "--weights", small_weights_dir, "--out", out)
+    done = bench("run", "v5", "v3", "--size", 32, "--budget", 0.1, "--weights", small_weights_dir, "--out", out)
     assert done.returncode == 0, done.stderr
     stored = json.loads(out.read_text())
-    assert [b["name"] for b in stored["benchmarks"]] == ["v3_preload", "v4_no_alloc"]
+    assert [b["name"] for b in stored["benchmarks"]] == ["v3_preload", "v5_codegen"]
+    assert "-ffp-contract=fast" in stored["benchmarks"][1]["extra_info"]["compiled_with"]
     largest = np.abs(reference_logits(small_weights_dir, inputs.picture(32))).max()
     for benchmark in stored["benchmarks"]:
         assert 0 < benchmark["extra_info"]["max_abs_error"] <= 1e-4 * largest
