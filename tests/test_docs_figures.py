@@ -7,8 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from bench import network
 from bench.versions import ROOT
 from common.architecture import expected_shapes
 from docs.figures import buffers, layer_table, learned
@@ -32,7 +35,7 @@ def same_picture(one, other):
     if one.suffix == ".svg":
         texts = [path.read_text(encoding="utf-8") for path in (one, other)]
         # What refers to a part by the hash of its numbers may be called differently.
-        texts = [re.sub(r'(?<=id=")\w+|(?<=#)\w+(?=[")])', "", text) for text in texts]
+        texts = [re.sub(r'(?<=id=")\w+|(?<=href="#)\w+|(?<=url\(#)\w+', "", text) for text in texts]
         numbers = [np.array(NUMBER.findall(text), dtype=float) for text in texts]
         return NUMBER.sub("", texts[0]) == NUMBER.sub("", texts[1]) and np.abs(numbers[0] - numbers[1]).max() <= 0.05
     first, second = (np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (one, other))
@@ -103,6 +106,16 @@ def test_the_table_is_current(tmp_path):
     copy.write_text("no markers", encoding="utf-8")
     with pytest.raises(ValueError, match=r"article\.md"):
         layer_table.rewrite(copy)
+
+
+@given(image_size=st.integers(32, 600))
+def test_the_tables_totals(image_size):
+    """Any picture size has the same parameters, and the rows add up to the multiply-adds of the network."""
+    *rows, last = layer_table.table(image_size).splitlines()[2:]
+    parameters, work = zip(*(row.split(" | ")[-2:] for row in rows if row.split(" | ")[-2].strip()))
+    parameters, work = (sum(int(re.sub(r"\D", "", cell)) for cell in cells) for cells in (parameters, work))
+    assert last.endswith(f"| **{parameters:,}** | **{work:,}** |")
+    assert parameters == 25_557_032 and 2 * work == network.flops(image_size)
 
 
 def test_the_tables_parameters_are_those_of_the_network():
