@@ -243,3 +243,15 @@ def test_refuses_other_inputs(version, small_weights_dir, rng):
     for size in (31, 0, -224, 224.0, "224", None):
         with pytest.raises(ValueError, match="image_size"):
             version.resnet50.ResNet50(small_weights_dir, image_size=size)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("classes", [7, 1000])
+@pytest.mark.parametrize("size", [32, 33, 64, 97, 224, 225, 320])
+@pytest.mark.parametrize("version", [V5, V6], ids=["v5", "v6"])
+def test_every_network(version, size, classes, isa, compiler, directories, rng, monkeypatch):
+    monkeypatch.setenv("CC", compiler)
+    model = version.resnet50.ResNet50(directories[classes], size, isa=isa)
+    check_network(model, directories[classes], random_image(rng, size))

@@ -254,3 +254,12 @@ def test_versions_5_and_6_compute_the_same(small_weights_dir, rng):
     image = random_image(rng, 97)
     models = [V5.resnet50.ResNet50(small_weights_dir, 97), V6.resnet50.ResNet50(small_weights_dir, 97, threads=2)]
     np.testing.assert_array_equal(*(model.forward(image) for model in models))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("size", [32, 33, 64, 97, 224, 225, 320])
+def test_every_network(size, isa, threads, weights_dir, rng):
+    model = V6.resnet50.ResNet50(weights_dir, size, isa=isa, threads=threads)
+    check_network(model, weights_dir, random_image(rng, size))

@@ -46,8 +46,8 @@ def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
         f"const float *bias = weights + panel * {panel};",
         f"const float *w = weights + {out.channels} + (chunk * {panels} + panel) * {chunk};",
         f"const float *next = w + {chunk};",
-        f"const float *in = input + {x.at(-padding, -padding)} + chunk * {x.size // chunks};",
-        f"float *result = output + {out.at(0, 0)} + panel * {VECTORS * out.plane};",
+        f"const float *in = input + chunk * {x.size // chunks} + {x.at(-padding, -padding)};",
+        f"float *result = output + panel * {VECTORS * out.plane} + {out.at(0, 0)};",
         *calls,
     ])  # fmt: skip
     return name, tiles + define(name, loop("chunk", 0, chunks, 1, body))
@@ -97,12 +97,8 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, sha
     sums = [(row, column, v) for row, column in pixels for v in range(VECTORS)]
     places = [row * out.row + column * out.block + v * out.plane for row, column, v in sums]
     names = [f"sum{row}_{column}_{v}" for row, column, v in sums]
-    bias = [f"*(const vector *)(bias + {v * isa.width})" for _, _, v in sums]
-    kept = [f"*(vector *)(result + {place})" for place in places]
-
-    def assign(targets, values):
-        return [f"{target} = {value};" for target, value in zip(targets, values)]
-
+    bias = [vector_at("bias", v * isa.width) for _, _, v in sums]
+    kept = [vector_at("result", place) for place in places]
     first = assign(names, [f"{b} + {k}" for b, k in zip(bias, kept)] if add else bias)
     last = assign(kept, map(relu_of, names) if relu else names)
     if chunks > 1:
@@ -114,9 +110,10 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, sha
         lines = [place + step for place, (_, column, _) in zip(places, sums) if column % per_line == 0]
         first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
     body = conv2d_sums(isa, x, kernel, stride, pixels, x.blocks // chunks, share)
-    head = f"static __attribute__((noinline)) void {name}(const float *w, const float *bias,"
-    head += "\n    const float *in, float *result, const float *next, long chunk)"
-    return [*block(head, [f"vector {', '.join(names)};", *first, *body, *last]), ""]
+    head = [f"static __attribute__((noinline)) void {name}("]
+    head += ["    const float *w, const float *bias, const float *in, float *result, const float *next, long chunk"]
+    declared = [f"vector {', '.join(names[n : n + VECTORS])};" for n in range(0, len(names), VECTORS)]
+    return [*head, *block(")", [*declared, *first, *body, *last]), ""]
 
 
 def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
@@ -128,7 +125,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
     channels = []
     for lane in range(unroll):
         starts = [isa.width * (lane * VECTORS + v) for v in range(VECTORS)]
-        lines = [f"const vector w{v} = *(const vector *)(w + {start});" for v, start in enumerate(starts)]
+        lines = [f"const vector w{v} = {vector_at('w', start)};" for v, start in enumerate(starts)]
         for row, column in pixels:
             lines.append(f"const float x{row}_{column} = c[{stride * (row * x.row + column * x.block) + lane}];")
             lines += [f"sum{row}_{column}_{v} += x{row}_{column} * w{v};" for v in range(VECTORS)]
@@ -147,6 +144,14 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
     return loop("block", 0, blocks, 1, [*([] if often else prefetch), *rows, f"in += {x.plane};"])
 
 
+def vector_at(pointer, offset):
+    return f"*(vector *)({pointer} + {offset})" if offset else f"*(vector *){pointer}"
+
+
+def assign(targets, values):
+    return [f"{target} = {value};" for target, value in zip(targets, values)]
+
+
 def relu_of(value):
     """C's vectors have no maximum: keep the bits of what is not negative. NaN stays NaN, as in NumPy."""
     return f"(vector)((mask){value} & ~({value} < 0.0f))"
@@ -162,7 +167,7 @@ def max_pool(isa, x, out, kernel, stride, padding):
     pixel = [f"const float *corner = {corner};", "vector next, most = {0};"]
     for offset in (row * x.row + column * x.block for row in range(kernel) for column in range(kernel)):
         pixel += [
-            f"next = *(const vector *)(corner + {offset});",
+            f"next = {vector_at('corner', offset)};",
             "most = (vector)(((mask)next & (next > most)) | ((mask)most & ~(next > most)));",
         ]
     return name, define(name, each_vector(out, [*pixel, "*result = most;"]))
@@ -197,7 +202,8 @@ def softmax(x):
 
 
 def define(name, body):
-    return [*block(f"static void {name}(const float *weights, const float *input, float *output)", body), ""]
+    parameters = "const float *weights, const float *input, float *output"
+    return [f"static void {name}(", f"    {parameters}", *block(")", body), ""]
 
 
 def each_vector(out, body):

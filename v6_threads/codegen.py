@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ops import block, conv2d, fully_connected, weight_blocks
+from ops import VECTORS, block, conv2d, fully_connected, weight_blocks
 from threads import POOL
 
 PARAMETERS = "const float *weights, float *arena, long thread, long threads"
@@ -66,9 +66,17 @@ def generate(steps, isa):
 
 
 def vector_types(isa):
-    """GCC's and clang's notation for vectors; they may lie on top of float arrays."""
+    """Return the program's opening: GCC's and clang's notation for vectors, which may lie on top of float arrays."""
     attributes = f"__attribute__((vector_size({4 * isa.width}), may_alias))"
-    return [f"typedef float vector {attributes};", f"typedef int mask {attributes};", ""]
+    return [
+        f"/* Written by codegen.py for vectors of {isa.width} float32 numbers.",
+        "   Names: 64x56x56b1 is an activation of 64 channels and 56x56 pixels, with a border of 1 pixel of zeros.",
+        "   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels,",
+        f"   {VECTORS * isa.width} output channels. The function after it passes its tiles over the whole output. */",
+        f"typedef float vector {attributes};",
+        f"typedef int mask {attributes};",
+        "",
+    ]
 
 
 def symbol(name):

@@ -48,12 +48,15 @@ def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
             ])  # fmt: skip
         calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
     first, end = part(0, panels, 1, not by_pixels)
+    following = f"w + {chunk}"
+    if not by_pixels:  # after a thread's last panel comes its first of the next chunk
+        following += f" * (panel + 1 < {end} ? 1 : {panels} + {first} - panel)"
     body = loop("panel", first, end, 1, [
         f"const float *bias = weights + panel * {panel};",
         f"const float *w = weights + {out.channels} + (chunk * {panels} + panel) * {chunk};",
-        f"const float *next = panel + 1 < {end} ? w + {chunk} : w + ({first} - panel + {panels}) * {chunk};",
-        f"const float *in = input + {x.at(-padding, -padding)} + chunk * {x.size // chunks};",
-        f"float *result = output + {out.at(0, 0)} + panel * {VECTORS * out.plane};",
+        f"const float *next = {following};",
+        f"const float *in = input + chunk * {x.size // chunks} + {x.at(-padding, -padding)};",
+        f"float *result = output + panel * {VECTORS * out.plane} + {out.at(0, 0)};",
         *calls,
     ])  # fmt: skip
     return name, tiles + define(name, loop("chunk", 0, chunks, 1, body))
@@ -63,8 +66,8 @@ def part(start, end, step=1, divided=True):
     """Return the bounds of a thread's share of the loop from start to end, as C text; of all of it if not divided."""
     if not divided:
         return start, end
-    count = (end - start) // step
-    return f"{start} + {count} * thread / threads * {step}", f"{start} + {count} * (thread + 1) / threads * {step}"
+    count, base, scale = (end - start) // step, f"{start} + " * (start > 0), f" * {step}" * (step > 1)
+    return f"{base}{count} * thread / threads{scale}", f"{base}{count} * (thread + 1) / threads{scale}"
 
 
 def weight_blocks(isa, x, out, kernel):
@@ -111,12 +114,8 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, sha
     sums = [(row, column, v) for row, column in pixels for v in range(VECTORS)]
     places = [row * out.row + column * out.block + v * out.plane for row, column, v in sums]
     names = [f"sum{row}_{column}_{v}" for row, column, v in sums]
-    bias = [f"*(const vector *)(bias + {v * isa.width})" for _, _, v in sums]
-    kept = [f"*(vector *)(result + {place})" for place in places]
-
-    def assign(targets, values):
-        return [f"{target} = {value};" for target, value in zip(targets, values)]
-
+    bias = [vector_at("bias", v * isa.width) for _, _, v in sums]
+    kept = [vector_at("result", place) for place in places]
     first = assign(names, [f"{b} + {k}" for b, k in zip(bias, kept)] if add else bias)
     last = assign(kept, map(relu_of, names) if relu else names)
     if chunks > 1:
@@ -128,9 +127,10 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, sha
         lines = [place + step for place, (_, column, _) in zip(places, sums) if column % per_line == 0]
         first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
     body = conv2d_sums(isa, x, kernel, stride, pixels, x.blocks // chunks, share)
-    head = f"static __attribute__((noinline)) void {name}(const float *w, const float *bias,"
-    head += "\n    const float *in, float *result, const float *next, long chunk)"
-    return [*block(head, [f"vector {', '.join(names)};", *first, *body, *last]), ""]
+    head = [f"static __attribute__((noinline)) void {name}("]
+    head += ["    const float *w, const float *bias, const float *in, float *result, const float *next, long chunk"]
+    declared = [f"vector {', '.join(names[n : n + VECTORS])};" for n in range(0, len(names), VECTORS)]
+    return [*head, *block(")", [*declared, *first, *body, *last]), ""]
 
 
 def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
@@ -142,7 +142,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
     channels = []
     for lane in range(unroll):
         starts = [isa.width * (lane * VECTORS + v) for v in range(VECTORS)]
-        lines = [f"const vector w{v} = *(const vector *)(w + {start});" for v, start in enumerate(starts)]
+        lines = [f"const vector w{v} = {vector_at('w', start)};" for v, start in enumerate(starts)]
         for row, column in pixels:
             lines.append(f"const float x{row}_{column} = c[{stride * (row * x.row + column * x.block) + lane}];")
             lines += [f"sum{row}_{column}_{v} += x{row}_{column} * w{v};" for v in range(VECTORS)]
@@ -161,6 +161,14 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
     return loop("block", 0, blocks, 1, [*([] if often else prefetch), *rows, f"in += {x.plane};"])
 
 
+def vector_at(pointer, offset):
+    return f"*(vector *)({pointer} + {offset})" if offset else f"*(vector *){pointer}"
+
+
+def assign(targets, values):
+    return [f"{target} = {value};" for target, value in zip(targets, values)]
+
+
 def relu_of(value):
     """C's vectors have no maximum: keep the bits of what is not negative. NaN stays NaN, as in NumPy."""
     return f"(vector)((mask){value} & ~({value} < 0.0f))"
@@ -176,7 +184,7 @@ def max_pool(isa, x, out, kernel, stride, padding):
     pixel = [f"const float *corner = {corner};", "vector next, most = {0};"]
     for offset in (row * x.row + column * x.block for row in range(kernel) for column in range(kernel)):
         pixel += [
-            f"next = *(const vector *)(corner + {offset});",
+            f"next = {vector_at('corner', offset)};",
             "most = (vector)(((mask)next & (next > most)) | ((mask)most & ~(next > most)));",
         ]
     return name, define(name, each_vector(out, [*pixel, "*result = most;"]))
@@ -211,8 +219,8 @@ def softmax(x):
 
 
 def define(name, body):
-    head = f"static void {name}(const float *weights, const float *input, float *output, long thread, long threads)"
-    return [*block(head, body), ""]
+    parameters = "const float *weights, const float *input, float *output, long thread, long threads"
+    return [f"static void {name}(", f"    {parameters}", *block(")", body), ""]
 
 
 def each_vector(out, body):

@@ -1,22 +1,32 @@
+/* Written by codegen.py for vectors of 8 float32 numbers.
+   Names: 64x56x56b1 is an activation of 64 channels and 56x56 pixels, with a border of 1 pixel of zeros.
+   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels,
+   16 output channels. The function after it passes its tiles over the whole output. */
 typedef float vector __attribute__((vector_size(32), may_alias));
 typedef int mask __attribute__((vector_size(32), may_alias));
 
 /* layer1.0.conv2 */
-static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(const float *w, const float *bias,
-    const float *in, float *result, const float *next, long chunk) {
-    vector sum0_0_0, sum0_0_1, sum0_1_0, sum0_1_1, sum0_2_0, sum0_2_1, sum1_0_0, sum1_0_1, sum1_1_0, sum1_1_1, sum1_2_0, sum1_2_1;
-    sum0_0_0 = *(const vector *)(bias + 0);
-    sum0_0_1 = *(const vector *)(bias + 8);
-    sum0_1_0 = *(const vector *)(bias + 0);
-    sum0_1_1 = *(const vector *)(bias + 8);
-    sum0_2_0 = *(const vector *)(bias + 0);
-    sum0_2_1 = *(const vector *)(bias + 8);
-    sum1_0_0 = *(const vector *)(bias + 0);
-    sum1_0_1 = *(const vector *)(bias + 8);
-    sum1_1_0 = *(const vector *)(bias + 0);
-    sum1_1_1 = *(const vector *)(bias + 8);
-    sum1_2_0 = *(const vector *)(bias + 0);
-    sum1_2_1 = *(const vector *)(bias + 8);
+static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(
+    const float *w, const float *bias, const float *in, float *result, const float *next, long chunk
+) {
+    vector sum0_0_0, sum0_0_1;
+    vector sum0_1_0, sum0_1_1;
+    vector sum0_2_0, sum0_2_1;
+    vector sum1_0_0, sum1_0_1;
+    vector sum1_1_0, sum1_1_1;
+    vector sum1_2_0, sum1_2_1;
+    sum0_0_0 = *(vector *)bias;
+    sum0_0_1 = *(vector *)(bias + 8);
+    sum0_1_0 = *(vector *)bias;
+    sum0_1_1 = *(vector *)(bias + 8);
+    sum0_2_0 = *(vector *)bias;
+    sum0_2_1 = *(vector *)(bias + 8);
+    sum1_0_0 = *(vector *)bias;
+    sum1_0_1 = *(vector *)(bias + 8);
+    sum1_1_0 = *(vector *)bias;
+    sum1_1_1 = *(vector *)(bias + 8);
+    sum1_2_0 = *(vector *)bias;
+    sum1_2_1 = *(vector *)(bias + 8);
     for (long block = 0; block < 8; block += 1) {
         __builtin_prefetch(next + 0, 0, 2);
         next += 16;
@@ -25,8 +35,8 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
                 const float *after = y + 26912;
                 for (const float *c = x; c < x + 8; c += 2) {
                     {
-                        const vector w0 = *(const vector *)(w + 0);
-                        const vector w1 = *(const vector *)(w + 8);
+                        const vector w0 = *(vector *)w;
+                        const vector w1 = *(vector *)(w + 8);
                         const float x0_0 = c[0];
                         sum0_0_0 += x0_0 * w0;
                         sum0_0_1 += x0_0 * w1;
@@ -47,8 +57,8 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
                         sum1_2_1 += x1_2 * w1;
                     }
                     {
-                        const vector w0 = *(const vector *)(w + 16);
-                        const vector w1 = *(const vector *)(w + 24);
+                        const vector w0 = *(vector *)(w + 16);
+                        const vector w1 = *(vector *)(w + 24);
                         const float x0_0 = c[1];
                         sum0_0_0 += x0_0 * w0;
                         sum0_0_1 += x0_0 * w1;
@@ -76,7 +86,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
         }
         in += 26912;
     }
-    *(vector *)(result + 0) = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
+    *(vector *)result = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
     *(vector *)(result + 25088) = (vector)((mask)sum0_0_1 & ~(sum0_0_1 < 0.0f));
     *(vector *)(result + 8) = (vector)((mask)sum0_1_0 & ~(sum0_1_0 < 0.0f));
     *(vector *)(result + 25096) = (vector)((mask)sum0_1_1 & ~(sum0_1_1 < 0.0f));
@@ -90,17 +100,21 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
     *(vector *)(result + 25552) = (vector)((mask)sum1_2_1 & ~(sum1_2_1 < 0.0f));
 }
 
-static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(const float *w, const float *bias,
-    const float *in, float *result, const float *next, long chunk) {
-    vector sum0_0_0, sum0_0_1, sum0_1_0, sum0_1_1, sum1_0_0, sum1_0_1, sum1_1_0, sum1_1_1;
-    sum0_0_0 = *(const vector *)(bias + 0);
-    sum0_0_1 = *(const vector *)(bias + 8);
-    sum0_1_0 = *(const vector *)(bias + 0);
-    sum0_1_1 = *(const vector *)(bias + 8);
-    sum1_0_0 = *(const vector *)(bias + 0);
-    sum1_0_1 = *(const vector *)(bias + 8);
-    sum1_1_0 = *(const vector *)(bias + 0);
-    sum1_1_1 = *(const vector *)(bias + 8);
+static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(
+    const float *w, const float *bias, const float *in, float *result, const float *next, long chunk
+) {
+    vector sum0_0_0, sum0_0_1;
+    vector sum0_1_0, sum0_1_1;
+    vector sum1_0_0, sum1_0_1;
+    vector sum1_1_0, sum1_1_1;
+    sum0_0_0 = *(vector *)bias;
+    sum0_0_1 = *(vector *)(bias + 8);
+    sum0_1_0 = *(vector *)bias;
+    sum0_1_1 = *(vector *)(bias + 8);
+    sum1_0_0 = *(vector *)bias;
+    sum1_0_1 = *(vector *)(bias + 8);
+    sum1_1_0 = *(vector *)bias;
+    sum1_1_1 = *(vector *)(bias + 8);
     for (long block = 0; block < 8; block += 1) {
         __builtin_prefetch(next + 0, 0, 2);
         next += 16;
@@ -109,8 +123,8 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
                 const float *after = y + 26912;
                 for (const float *c = x; c < x + 8; c += 2) {
                     {
-                        const vector w0 = *(const vector *)(w + 0);
-                        const vector w1 = *(const vector *)(w + 8);
+                        const vector w0 = *(vector *)w;
+                        const vector w1 = *(vector *)(w + 8);
                         const float x0_0 = c[0];
                         sum0_0_0 += x0_0 * w0;
                         sum0_0_1 += x0_0 * w1;
@@ -125,8 +139,8 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
                         sum1_1_1 += x1_1 * w1;
                     }
                     {
-                        const vector w0 = *(const vector *)(w + 16);
-                        const vector w1 = *(const vector *)(w + 24);
+                        const vector w0 = *(vector *)(w + 16);
+                        const vector w1 = *(vector *)(w + 24);
                         const float x0_0 = c[1];
                         sum0_0_0 += x0_0 * w0;
                         sum0_0_1 += x0_0 * w1;
@@ -148,7 +162,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
         }
         in += 26912;
     }
-    *(vector *)(result + 0) = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
+    *(vector *)result = (vector)((mask)sum0_0_0 & ~(sum0_0_0 < 0.0f));
     *(vector *)(result + 25088) = (vector)((mask)sum0_0_1 & ~(sum0_0_1 < 0.0f));
     *(vector *)(result + 8) = (vector)((mask)sum0_1_0 & ~(sum0_1_0 < 0.0f));
     *(vector *)(result + 25096) = (vector)((mask)sum0_1_1 & ~(sum0_1_1 < 0.0f));
@@ -158,15 +172,17 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
     *(vector *)(result + 25544) = (vector)((mask)sum1_1_1 & ~(sum1_1_1 < 0.0f));
 }
 
-static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(const float *weights, const float *input, float *output, long thread, long threads) {
+static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
+    const float *weights, const float *input, float *output, long thread, long threads
+) {
     for (long chunk = 0; chunk < 1; chunk += 1) {
         for (long panel = 0; panel < 4; panel += 1) {
             const float *bias = weights + panel * 16;
             const float *w = weights + 64 + (chunk * 4 + panel) * 9216;
-            const float *next = panel + 1 < 4 ? w + 9216 : w + (0 - panel + 4) * 9216;
-            const float *in = input + 0 + chunk * 215296;
-            float *result = output + 0 + panel * 50176;
-            for (long y = 0 + 28 * thread / threads * 2; y < 0 + 28 * (thread + 1) / threads * 2; y += 2) {
+            const float *next = w + 9216;
+            const float *in = input + chunk * 215296 + 0;
+            float *result = output + panel * 50176 + 0;
+            for (long y = 28 * thread / threads * 2; y < 28 * (thread + 1) / threads * 2; y += 2) {
                 for (long x = 0; x < 54; x += 3) {
                     conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(w, bias, in + y * 464 + x * 8,
                         result + y * 448 + x * 8, next, chunk);
