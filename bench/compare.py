@@ -31,6 +31,8 @@ def comparison_table(before, after, names):
     """names: of the two runs, as headings."""
     heading = "medians, ms; ▲ slower, ▼ faster by more than the noise"
     table = new_table("contender", ("experiment", *names, "change"), heading)
+    for texts in table.columns[:2]:
+        texts.no_wrap = False  # on a narrow terminal the numbers stay whole
     for group, name, old, new in comparison(before, after):
         medians = [milliseconds(stats["median"]) if stats else MISSING for stats in (old, new)]
         table.add_row(name, group, *medians, verdict(old, new))

@@ -175,7 +175,7 @@ def scaling(results):
              ((draw_sizes, sizes), (draw_threads, threads), (draw_throughput, throughput)) if data]
     if not drawn:
         return None
-    figure, panels = plt.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 4.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(drawn), figsize=(4.2 * len(drawn), 4.6), squeeze=False)
     for axes, (draw, data) in zip(panels[0], drawn):
         draw(axes, data)
     figure.tight_layout()
@@ -195,7 +195,7 @@ def draw_sizes(axes, points):
     axes.set_xlabel("height and width, pixels")
     axes.yaxis.set_major_formatter("{x:,g}")
     axes.set_title("one picture, ms", loc="left")
-    axes.legend(framealpha=1, edgecolor="white", fontsize=8, loc="lower right", borderpad=0.2)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes.grid()
 
 
@@ -210,7 +210,7 @@ def draw_threads(axes, points):
     axes.set_xticks(sorted({point["extra_info"]["threads"] for point in points}))
     axes.set_xlabel("threads")
     axes.set_title("times as fast as one thread", loc="left")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     axes.grid()
 
 
