@@ -155,7 +155,8 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
     often = share >= blocks * kernel * taps  # prefetch weights at every tap, or only at every block of channels
     count = ceil(share / (blocks * kernel * taps if often else blocks))
-    prefetch = [f"__builtin_prefetch(next + {n * LINE}, 0, 2);" for n in range(count)] + [f"next += {count * LINE};"]
+    lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
+    prefetch = [f"__builtin_prefetch({line}, 0, 2);" for line in lines] + [f"next += {count * LINE};"]
     tap = loop("x", "y", f"y + {taps * x.block}", x.block, prefetch + tap if often else tap, "const float *")
     rows = loop("y", "in", f"in + {kernel * x.row}", x.row, tap, "const float *")
     return loop("block", 0, blocks, 1, [*([] if often else prefetch), *rows, f"in += {x.plane};"])
