@@ -12,6 +12,7 @@ from bench import report
 from bench.race import group_name
 from bench.report import MISSING, factor, milliseconds, number
 from bench.results import ResultsError, group, plural
+from bench.scaling import THREAD_GROUP
 from bench.versions import VERSIONS
 
 
@@ -119,7 +120,26 @@ def ceilings(results):
     return "\n".join([*lines, "", f"Caches: {sizes}.", "", environment(results)])
 
 
-SECTIONS = {"table": latency, "race": race, "machine": environment, "operators": operators, "ceilings": ceilings}
+def threads(results):
+    """Version 6 on more and more threads: the speed-up, and the serial share that it means (Amdahl 1967)."""
+    points = {b["extra_info"]["threads"]: b["stats"]["median"] for b in group(results, THREAD_GROUP)
+              if b["extra_info"]["version"] == VERSIONS[-1]}
+    if 1 not in points:
+        return f"Not measured: `{VERSIONS[-1]}` on one thread."
+    lines = ["| threads | one picture, ms | speed-up | serial share |", "|--:|--:|--:|--:|"]
+    for count, seconds in sorted(points.items()):
+        share = MISSING if count == 1 else f"{serial_share(points[1], seconds, count):.1%}"
+        lines.append(f"| {count} | {milliseconds(seconds)} | {factor(points[1] / seconds)} | {share} |")
+    return "\n".join(lines)
+
+
+def serial_share(alone, together, threads):
+    """Solve Amdahl's law, together = alone (s + (1 - s) / threads), for s; below 0 where caches help more than that."""
+    return (threads * together / alone - 1) / (threads - 1)
+
+
+SECTIONS = {"table": latency, "race": race, "machine": environment, "operators": operators, "ceilings": ceilings,
+            "threads": threads}
 SECTIONS |= {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
 
 

@@ -4,7 +4,7 @@
           root. A block with a line `...` leaves that line to the reader; it must compile.
 `text`    directly after a `python` or `sh` block: what that block prints. `…` stands for what varies.
 `sh`      run from the repository's root, except for the lines that NOT_RUN lists; what those name must exist.
-`c`       occurs in a C file of the repository, or in what version 5 generates.
+`c`       occurs in a C file of the repository, or in what versions 5 and 6 generate.
 `diff`    its lines with - are in the previous version, those with + in this one, all others in both.
 `json`    can be parsed.
 No language: an illustration. A line of it that is a command must name what exists.
@@ -220,10 +220,12 @@ def test_shell_blocks(page, tree):
 
 @cache
 def generated():
-    """The C program for 224x224 pictures and AVX-512."""
-    version = load_version("v5_codegen")
-    isa = version.compiler.ISAS["avx512"]
-    return version.codegen.generate(version.resnet50.Network(224, 1000, isa).steps, isa)
+    """What versions 5 and 6 write for 224x224 pictures, for AVX-512 and for AVX2."""
+    programs = []
+    for version in map(load_version, VERSIONS[4:]):
+        for isa in (version.compiler.ISAS[name] for name in ("avx512", "avx2")):
+            programs.append(version.codegen.generate(version.resnet50.Network(224, 1000, isa).steps, isa))
+    return "\n".join(programs)
 
 
 @pytest.mark.parametrize("page", having("c"))

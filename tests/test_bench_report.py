@@ -196,6 +196,21 @@ def test_sections_of_operators_and_ceilings(found):
     assert section(found, "ceilings").count("core |") == 1
 
 
+def test_section_of_threads_solves_amdahls_law(found):
+    text = section(found, "threads")
+    assert "| 1 | 1,000 | 1× | – |" in text and "| 2 | 500 | 2× | 0.0% |" in text
+    next(b for b in found["benchmarks"] if b["name"] == "v6 2")["stats"]["median"] = 0.55
+    assert "| 2 | 550 | 1.82× | 10.0% |" in section(found, "threads")
+    found["benchmarks"] = []
+    assert section(found, "threads").startswith("Not measured")
+
+
+@given(share=st.floats(0, 1), threads=st.integers(2, 64), alone=SECONDS)
+def test_serial_share_comes_back(share, threads, alone):
+    together = alone * (share + (1 - share) / threads)
+    assert readme.serial_share(alone, together, threads) == pytest.approx(share, abs=1e-9)
+
+
 @pytest.mark.parametrize("text", ["", "<!-- bench:table -->", "<!-- bench:nothing -->\n<!-- /bench:nothing -->",
                                   2 * "<!-- bench:table -->\n<!-- /bench:table -->\n"])
 def test_readme_without_proper_markers_is_left_alone(found, tmp_path, text):
