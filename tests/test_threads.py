@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -204,18 +205,15 @@ def test_refuses_other_thread_counts(threads, small_weights_dir):
         V6.resnet50.ResNet50(small_weights_dir, 32, threads=threads)
 
 
-def test_too_many_threads_is_one_error(small_weights_dir, monkeypatch):
-    code = """
-import resource
-resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))  # too little for the stacks of so many threads
-try:
-    ResNet50(sys.argv[2], 32, threads=3000)
-except RuntimeError as error:
-    print(error)
-"""
-    process = run_python(code, small_weights_dir)
-    printed, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "3000" in printed, said
+@pytest.mark.parametrize("threads", ["3000", "4000000000000"])
+def test_too_many_threads_is_one_error(threads, small_weights_dir):
+    def limit():  # too little for the stacks of 3000 threads
+        resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))
+
+    command = [sys.executable, ROOT / "v6_threads" / "infer.py", "none.png", "--threads", threads]
+    command += ["--weights", small_weights_dir]
+    done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode and done.stderr.count("\n") == 1 and threads in done.stderr
 
 
 def write_limits(directory, files):

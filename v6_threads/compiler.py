@@ -123,9 +123,9 @@ def cache_directory():
 
     $RESNET50_CACHE names another directory; set but empty, it turns the cache off.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    chosen = os.environ.get("RESNET50_CACHE", str(home / "resnet50-in-six-steps"))
-    if not chosen:
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    chosen = os.environ.get("RESNET50_CACHE", os.path.join(caches, "resnet50-in-six-steps"))
+    if not chosen or chosen.startswith("~"):  # this user has no home
         return None
     directory = Path(chosen)
     try:

@@ -18,6 +18,7 @@ from compiler import CompilerError
 from image import ImageError, load_image
 from ops import softmax
 from resnet50 import ResNet50
+from threads import ThreadsError
 from weights import WeightsError, read_manifest
 
 # Share of the multiply-adds of a 224x224 picture that is done when a stage ends.
@@ -30,7 +31,7 @@ def main():
     try:
         manifest = read_manifest(arguments.weights)
         model = build_model(arguments, manifest)
-    except (CompilerError, WeightsError) as error:
+    except (CompilerError, ThreadsError, WeightsError) as error:
         sys.exit(f"error: {error}")
     if not arguments.json:
         print(f"weights: {manifest['source']} ({manifest['num_classes']} classes)")

@@ -33,7 +33,8 @@ class ResNet50:
         isa: "avx512", "avx2", "neon" or "generic128"; the best that this machine has unless given.
         cache: whether to keep the compiled code for the next time. threads: all cores that this process may use.
         Raises WeightsError if the weights are missing or damaged, CompilerError if there is no working compiler,
-        ValueError for a smaller picture, or an isa that this machine does not have.
+        ThreadsError for more threads than the system allows, ValueError for a smaller picture, another number of
+        threads, or an isa that this machine does not have.
         """
         check_image_size(image_size)
         self.image_size = image_size

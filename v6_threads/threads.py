@@ -129,11 +129,15 @@ struct pool *pool_open(const float *weights, float *arena, long threads) {
 """
 
 
+class ThreadsError(Exception):
+    """More threads than the system allows; the message is one line."""
+
+
 class Pool:
-    """The threads of one network. Its memory, two arrays, must live as long."""
+    """The threads of one network, and the memory that they work on."""
 
     def __init__(self, library, weights, arena, threads):
-        """Start the threads. Raises RuntimeError if the system does not allow so many."""
+        """Start the threads. Raises ThreadsError if the system does not allow so many."""
         library.pool_open.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
         library.pool_open.restype = ctypes.c_void_p
         library.pool_run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
@@ -144,7 +148,7 @@ class Pool:
     def open(self):
         pool = self.library.pool_open(*(array.ctypes.data for array in self.memory), self.threads)
         if not pool:
-            raise RuntimeError(f"threads: the system does not allow {self.threads}")
+            raise ThreadsError(f"threads: the system does not allow {self.threads}; ask for fewer")
         self.pool, self.process = pool, os.getpid()
         # At exit there is nothing to do: threads that sleep end with the process.
         weakref.finalize(self, close, self.library, pool, self.process).atexit = False
