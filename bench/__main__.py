@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench import commands, scaling
+from bench import commands, readme, scaling
 from bench.inputs import InputError, available_cores
 from bench.peers import PEERS
 from bench.results import ResultsError
@@ -58,7 +58,8 @@ def parse_arguments():
     table = add("table", commands.run_table, "rewrite the tables between markers in Markdown files")
     for command in (plot, table):
         command.add_argument("--results", type=Path, default=commands.REFERENCE, metavar="FILE")
-    table.add_argument("files", nargs="*", type=Path, default=[ROOT / "README.md"], metavar="FILE")
+    table.add_argument("files", nargs="*", type=Path, default=readme.marked(ROOT), metavar="FILE",
+                       help="default: the README and all articles that have markers")
     compare = add("compare", commands.run_compare, "two results files side by side")
     compare.add_argument("before", type=Path, nargs="?", default=commands.REFERENCE, help="default: %(default)s")
     compare.add_argument("after", type=Path, nargs="?", help="default: the last run")

@@ -143,9 +143,15 @@ SECTIONS = {"table": latency, "race": race, "machine": environment, "operators":
 SECTIONS |= {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
 
 
+def marked(root):
+    """The README and the articles below `root` that have sections to fill."""
+    pages = [root / "README.md", *sorted(root.glob("docs/*.md")), *sorted(root.glob("v*/README.md"))]
+    return [page for page in pages if page.is_file() and "<!-- bench:" in page.read_text(encoding="utf-8")]
+
+
 def rewrite(path, results):
     """Fill the marked sections of the file at `path`. Raises ResultsError if a marker is missing or unknown."""
-    text = Path(path).read_text()
+    text = Path(path).read_text(encoding="utf-8")
     names = re.findall(r"<!-- bench:(\w+) -->", text)
     if not names:
         raise ResultsError(f"{path} has no marker <!-- bench:table --> … <!-- /bench:table -->")
@@ -156,5 +162,5 @@ def rewrite(path, results):
         written = SECTIONS[name](results)
         text = section.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
     unfinished = Path(f"{path}.unfinished")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)

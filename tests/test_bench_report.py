@@ -221,6 +221,14 @@ def test_readme_without_proper_markers_is_left_alone(found, tmp_path, text):
     assert path.read_text() == text and len(list(tmp_path.iterdir())) == 1
 
 
+def test_pages_with_sections_are_found(tmp_path):
+    for name in ("README.md", "docs/1.md", "docs/2.md", "v1_loops/README.md", "other/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("nothing" if "2" in name else "<!-- bench:table -->\n<!-- /bench:table -->\n")
+    found = [page.relative_to(tmp_path).as_posix() for page in readme.marked(tmp_path)]
+    assert found == ["README.md", "docs/1.md", "v1_loops/README.md"]
+
+
 def stats(seconds):
     return results.entry("x", "latency", seconds)["stats"]
 
