@@ -32,8 +32,6 @@ def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
     share = ceil(chunk / LINE / (pieces(rows) * pieces(columns)))  # cache lines of weights to prefetch in each tile
     # Every thread reads all of the input if they divide the output's channels, all weights if they divide its pixels.
     by_pixels = panels * chunks * chunk < x.size
-    if by_pixels:
-        share *= 2  # each thread passes over half of the tiles, or fewer
     tiles, calls = [], []
     for height, first_y, end_y in rows:
         row = []

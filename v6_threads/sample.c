@@ -186,12 +186,12 @@ static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
                 for (long x = 0; x < 54; x += 3) {
                     conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(w, bias, in + y * 464 + x * 8,
                         result + y * 448 + x * 8, next, chunk);
-                    next += 64;
+                    next += 32;
                 }
                 for (long x = 54; x < 56; x += 2) {
                     conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2(w, bias, in + y * 464 + x * 8,
                         result + y * 448 + x * 8, next, chunk);
-                    next += 64;
+                    next += 32;
                 }
             }
         }
