@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import numpy as np
+import pytest
 
 from bench.reference import reference_activations
 from bench.versions import load_version
@@ -14,6 +15,14 @@ V5, V6 = load_version("v5_codegen"), load_version("v6_threads")
 ZIG = f"{sys.executable} -m ziglang cc" if importlib.util.find_spec("ziglang") else None
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] + ([ZIG] if ZIG else [])
 HERE = [isa.name for isa in V5.compiler.Compiler().isas()]  # the best first
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_cache(tmp_path_factory):
+    """One cache for all tests of a module that imports this: what differs in threads only is compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET50_CACHE", str(tmp_path_factory.mktemp("cache") / "libraries"))
+        yield
 
 
 def random_image(rng, size):

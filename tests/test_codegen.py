@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.versions import ROOT
-from tests.codegen_support import COMPILERS, HERE, V5, V6, Operators, check_network, random_image
+from tests.codegen_support import COMPILERS, HERE, V5, V6, Operators, check_network, own_cache, random_image
 from tests.torch_reference import assert_close
 
+__all__ = ["own_cache"]
 CONVOLUTION = st.fixed_dictionaries({
     "height": st.integers(1, 19),
     "width": st.integers(1, 33),

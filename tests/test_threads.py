@@ -15,18 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.versions import ROOT
-from tests.codegen_support import COMPILERS, HERE, V5, V6, check_network, poison, random_image
+from tests.codegen_support import COMPILERS, HERE, V5, V6, check_network, own_cache, poison, random_image
 from tests.test_codegen import CONVOLUTION, check_convolutions
 
+__all__ = ["own_cache"]
 THREADS = [1, 2, 3, 5, 7, 16, 40]  # 40 is more than most layers have panels of channels
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """One cache for all tests here: what differs in threads only is compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RESNET50_CACHE", str(tmp_path_factory.mktemp("cache") / "threads"))
-        yield
 
 
 @pytest.mark.parametrize("isa", HERE)
