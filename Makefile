@@ -9,7 +9,9 @@ WEIGHTS := weights/resnet50/manifest.json
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights verify primer primer-pictures test test-all lint diff clean
+.PHONY: help setup demo weights verify primer primer-pictures \
+        bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures \
+        test test-all lint diff clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,34 @@ primer-pictures: $(VENV)/primer.stamp ## redraw the pictures of the primer's art
 	$(PY) primer/3_gaussian_blur/gaussian_blur.py --stages --out primer/3_gaussian_blur/gaussian_blur.jpg
 	$(PY) primer/4_canny/canny.py --stages --out primer/4_canny/canny.png
 	$(PY) primer/5_otsu/otsu.py --stages --out primer/5_otsu/otsu.png
+
+BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS))
+
+bench: $(VENV)/bench.stamp ## time the six versions: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2]
+	$(PY) -m bench run $(ONLY) $(BENCH)
+
+bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minute
+	$(PY) -m bench run $(ONLY) --budget 1 --size $(or $(SIZE),32) $(if $(THREADS),--threads $(THREADS))
+
+bench-peers: $(VENV)/peers.stamp ## race v3 to v6 against PyTorch, ONNX Runtime and OpenVINO
+	$(PY) -m bench race $(ONLY) $(BENCH)
+
+bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one picture over all cores or one per core
+	$(PY) -m bench scaling $(ONLY) $(BENCH)
+	$(PY) -m bench throughput $(ONLY) $(BENCH)
+
+bench-compare: $(VENV)/bench.stamp ## two stored runs side by side: make bench-compare A=before.json B=after.json
+	$(PY) -m bench compare $(filter %.json,$(A) $(B))
+
+bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (a quarter of an hour, on a quiet machine)
+	$(PY) -m bench reference $(if $(THREADS),--threads $(THREADS))
+	$(PY) -m bench table
+
+readme-table: $(VENV)/bench.stamp ## rewrite the tables of the README and the articles from a results file
+	$(PY) -m bench table $(if $(RESULTS),--results $(RESULTS))
+
+figures: $(VENV)/bench.stamp $(WEIGHTS) ## draw the articles' pictures and the table of layers
+	$(PY) -m docs.figures
 
 test: $(VENV)/test.stamp ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
