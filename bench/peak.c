@@ -14,12 +14,13 @@ typedef float vector __attribute__((vector_size(BYTES)));
 
 // Does `count` rounds of one multiply-add a chain. Returns the floating-point operations done.
 double multiply_add(size_t count, float *out) {
-    vector sum[ACCUMULATORS] = {{0}};
+    vector sum[ACCUMULATORS];
     vector a = {0}, b = {0};
     for (int lane = 0; lane < LANES; lane++) {
         a[lane] = 0.999f + out[0];  // from memory, so that the compiler cannot work the sums out beforehand
         b[lane] = 0.001f + out[0];
     }
+    for (int chain = 0; chain < ACCUMULATORS; chain++) sum[chain] = a * (float)chain;  // equal chains would be merged into one
     for (size_t i = 0; i < count; i++) {
         for (int chain = 0; chain < ACCUMULATORS; chain++) sum[chain] = sum[chain] * a + b;
     }
