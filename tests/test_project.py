@@ -14,8 +14,8 @@ from bench.versions import ROOT, VERSIONS, load_version
 
 
 def make(*arguments):
-    """Run make as from a shell: tests that run under `make test` inherit its variables, which would change the output."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    """Run make as from a shell: what `make test` puts into the environment would change its output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
