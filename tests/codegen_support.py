@@ -63,6 +63,8 @@ class Operators:
         step = self.version.codegen.Step(f"step{len(self.steps)}", operator, x, out, arguments, self.size)
         self.steps.append(step)
         if step.has_weights:
+            if "size" in arguments:
+                weight = self.version.winograd.transform_weights(weight.astype(np.float64), arguments["size"])
             packed = np.full(step.weight_size, np.nan, dtype=np.float32)
             self.version.weights.pack(weight, bias, x.block, step.weight_blocks(self.isa), packed)
             assert np.isfinite(packed).all()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ops import VECTORS, block, conv2d, fully_connected, loop, weight_blocks
+from winograd import winograd_conv2d
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,24 @@ class Step:
 
     @property
     def has_weights(self):
-        return self.operator in (conv2d, fully_connected)
+        return self.operator in (conv2d, fully_connected, winograd_conv2d)
+
+    @property
+    def taps(self):
+        """Weights for each pair of an input and an output channel."""
+        return (self.arguments["size"] + 2) ** 2 if self.operator == winograd_conv2d else self.kernel**2
 
     @property
     def weight_size(self):
         """float32 numbers of weights and biases."""
-        return self.out.channels * (1 + self.x.channels * self.kernel**2) if self.has_weights else 0
+        return self.out.channels * (1 + self.x.channels * self.taps) if self.has_weights else 0
 
     @property
     def multiply_adds(self):
-        return self.out.height * self.out.width * (self.weight_size - self.out.channels) if self.has_weights else 0
+        """Those with weights: each is used for every pixel or, by Winograd's convolution, for every tile."""
+        tiles = self.x.height * self.x.width // self.taps
+        uses = tiles if self.operator == winograd_conv2d else self.out.height * self.out.width
+        return uses * (self.weight_size - self.out.channels) if self.has_weights else 0
 
     @property
     def bytes(self):

@@ -62,9 +62,12 @@ def weight_blocks(isa, x, out, kernel):
     """
     panel = VECTORS * isa.width
     total = 4 * panel * x.channels * kernel**2
-    divisors = [n for n in range(1, x.blocks + 1) if x.blocks % n == 0]
-    chunks = next((n for n in divisors if total <= n * CHUNK_BYTES), x.blocks)
+    chunks = next((n for n in divisors(x.blocks) if total <= n * CHUNK_BYTES), x.blocks)
     return panel, out.channels // panel, chunks
+
+
+def divisors(number):
+    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def tile_shape(pixels, height, width):
@@ -135,14 +138,16 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
     if blocks > 1:  # fetch these pixels of the next block of channels while this one is used
         begin = [f"const float *after = y + {x.plane};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
-    tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
-    often = share >= blocks * kernel * taps  # prefetch weights at every tap, or only at every block of channels
-    count = ceil(share / (blocks * kernel * taps if often else blocks))
+    turns = {"block": blocks, "tap": blocks * kernel * taps, "channel": blocks * kernel * taps * lanes // unroll}
+    place = max((place for place in turns if share >= turns[place]), key=turns.get, default="block")
+    count = ceil(share / turns[place])
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line}, 0, 2);" for line in lines] + [f"next += {count * LINE};"]
-    tap = loop("x", "y", f"y + {taps * x.block}", x.block, prefetch + tap if often else tap, "const float *")
+    channels += prefetch if place == "channel" else []
+    tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
+    tap = loop("x", "y", f"y + {taps * x.block}", x.block, (prefetch if place == "tap" else []) + tap, "const float *")
     rows = loop("y", "in", f"in + {kernel * x.row}", x.row, tap, "const float *")
-    return loop("block", 0, blocks, 1, [*([] if often else prefetch), *rows, f"in += {x.plane};"])
+    return loop("block", 0, blocks, 1, [*(prefetch if place == "block" else []), *rows, f"in += {x.plane};"])
 
 
 def vector_at(pointer, offset):

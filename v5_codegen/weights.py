@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from buffers import aligned
+from winograd import transform_weights
 
 FORMAT = 1
 
@@ -155,5 +156,7 @@ class WeightPool:
         for step in steps:
             if step.has_weights:
                 weight, bias = prepare(weights_dir, self.manifest["tensors"], step)
+                if "size" in step.arguments:
+                    weight = transform_weights(weight, step.arguments["size"])
                 packed = self.block[step.weights : step.weights + step.weight_size]
                 pack(weight, bias, step.x.block, step.weight_blocks(isa), packed)

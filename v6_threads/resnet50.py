@@ -19,6 +19,7 @@ from image import check_image, check_image_size
 from ops import VECTORS, average_pool, conv2d, fully_connected, max_pool, subsample
 from threads import Pool, available_cores
 from weights import WeightPool, read_manifest, resnet50_shapes
+from winograd import tile_size, tiled_shape, winograd_conv2d, winograd_input
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
@@ -27,11 +28,12 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_dir, image_size=224, *, isa=None, cache=True, threads=None):
+    def __init__(self, weights_dir, image_size=224, *, isa=None, cache=True, winograd=True, threads=None):
         """Generate and load the code, load the weights. image_size: height and width of the pictures, at least 32.
 
         isa: "avx512", "avx2", "neon" or "generic128"; the best that this machine has unless given.
-        cache: whether to keep the compiled code for the next time. threads: all cores that this process may use.
+        cache: whether to keep the compiled code for the next time. winograd: whether to use Winograd's convolution.
+        threads: all cores that this process may use unless given.
         Raises WeightsError if the weights are missing or damaged, CompilerError if there is no working compiler,
         ThreadsError for more threads than the system allows, ValueError for a smaller picture, another number of
         threads, or an isa that this machine does not have.
@@ -44,7 +46,7 @@ class ResNet50:
         self.num_classes = read_manifest(weights_dir)["num_classes"]
         compiler = Compiler()
         isa = compiler.isa(isa)
-        self.network = Network(image_size, self.num_classes, isa)
+        self.network = Network(image_size, self.num_classes, isa, winograd)
         library = compiler.load(generate(self.network.steps, isa), isa, cache)
         self.weights = WeightPool(weights_dir, self.network.steps, isa)
         self.network.plan.allocate()
@@ -85,8 +87,8 @@ class ResNet50:
 class Network:
     """The steps of ResNet-50 for one picture size, number of classes and machine, and the buffers between them."""
 
-    def __init__(self, image_size, num_classes, isa):
-        self.isa = isa
+    def __init__(self, image_size, num_classes, isa, winograd=True):
+        self.isa, self.winograd = isa, winograd
         self.shapes = resnet50_shapes(num_classes)
         self.plan = BufferPlan()
         self.steps = []
@@ -144,8 +146,17 @@ class Network:
         out_channels, kernel, _, _ = self.shapes[f"{conv}.weight"]
         out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
         out = out or self.take(conv, out_h, out_w, out_channels, border)
+        if self.winograd and kernel == 3 and stride == 1 and (size := tile_size(self.isa, x, out)):
+            return self.winograd_conv(x, conv, bn, size, out)
         arguments = {"kernel": kernel, "stride": stride, "padding": padding, "add": add, "relu": relu}
         self.note(conv, conv2d, x, out, bn, **arguments)
+        return out
+
+    def winograd_conv(self, x, conv, bn, size, out):
+        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, x, out, size), x.channels)
+        self.note(tiles.name, winograd_input, x, tiles, size=size)
+        self.note(conv, winograd_conv2d, tiles, out, bn, size=size)
+        self.plan.release(tiles)
         return out
 
     def max_pool(self, x, name, kernel, stride, padding):

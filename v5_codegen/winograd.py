@@ -1,0 +1,254 @@
+"""Winograd's convolution: a 3x3 convolution with stride 1 in fewer multiplications.
+
+A tile of size x size outputs depends on a tile of side x side inputs, side = size + 2. With three constant matrices
+
+    output = A^T [(G weight G^T) * (B^T input B)] A
+
+where * multiplies the numbers at equal positions: side^2 multiplications instead of 9 size^2 (Lavin and Gray, "Fast
+Algorithms for Convolutional Neural Networks", CVPR 2016, equation 8). With many channels, each position is a matrix
+product of its own: a 1x1 convolution whose pixels are the tiles. G is applied when the weights are packed, in float64;
+B by `winograd_input`, a step before the convolution; A by the convolution.
+"""
+
+from fractions import Fraction
+from math import ceil, prod
+
+import numpy as np
+
+from buffers import Buffer
+from ops import (
+    LINE,
+    VECTORS,
+    block,
+    conv2d_tile,
+    define,
+    divisors,
+    loop,
+    pieces,
+    relu_of,
+    split,
+    vector_at,
+    weight_blocks,
+)
+
+POINTS = (0, 1, -1, 2, -2)  # of the derivation, which evaluates polynomials there, and at infinity
+PRODUCT_BYTES = 256 * 1024  # of a panel's products, at most: they are used again at once, from a second-level cache
+WAIT = 26  # multiply-adds in the time in which one weight arrives from memory: 65 G/s and 10 GB/s on one core
+TRANSFORM = 10  # multiply-adds in the time in which one number is transformed, loaded and stored
+
+
+def tile_size(isa, x, out):
+    """Return the size of tiles with which a 3x3 convolution is fastest, or None if it is without Winograd.
+
+    The estimates count multiply-adds for each pair of channels.
+    """
+    direct = 9 * max(out.height * out.width, WAIT)
+    estimates = {}
+    for size in (2, 3, 4):
+        positions, tiles = (size + 2) ** 2, ceil(out.height / size) * ceil(out.width / size)
+        if products_bytes(isa, out, size) <= PRODUCT_BYTES:
+            transforms = TRANSFORM * (1 / x.channels + 1 / out.channels)
+            estimates[size] = positions * (max(tiles, WAIT) + tiles * transforms)
+    best = min(estimates, key=estimates.get, default=None)
+    return best if best and estimates[best] < 0.9 * direct else None
+
+
+def products_bytes(isa, out, size, rows=1):
+    """Bytes of one panel's products, for some rows of tiles."""
+    return 4 * (size + 2) ** 2 * rows * ceil(out.width / size) * VECTORS * isa.width
+
+
+def tiled_shape(isa, x, out, size):
+    """Return (height, width) of the transformed input: a column for each tile of a strip, a row for each position.
+
+    A strip is some rows of tiles; the strips follow one another. All weights are read once for each strip. If there are
+    fewer of them than inputs, a strip is one row, and its inputs stay in a cache, too; else as many as may be.
+    """
+    positions, rows, columns = (size + 2) ** 2, ceil(out.height / size), ceil(out.width / size)
+    strip = 1
+    if out.channels >= rows * columns:
+        strip = max(n for n in divisors(rows) if products_bytes(isa, out, size, n) <= PRODUCT_BYTES)
+    return rows // strip * positions, strip * columns
+
+
+def winograd_input(isa, x, out, size):
+    """Compute B^T tile B for every tile of x, which needs a border of 1. out: see `tiled_shape`."""
+    name, functions = f"winograd{size}_input_{x}", []
+    positions, columns = (size + 2) ** 2, ceil(x.width / size)
+
+    def transform(height, width):
+        tile = f"{name}_{height}x{width}"
+        functions.extend(input_tile(tile, x, out, size, height, width))
+        return [f"{tile}(in + (y * {x.row} + x * {x.block}) * {size}, result + (row * {columns} + x) * {out.block});"]
+
+    body = loop("block", 0, x.blocks, 1, [
+        f"const float *in = input + block * {x.plane} + {x.at(-1, -1)};",
+        *loop("strip", 0, out.height // positions, 1, [
+            f"float *result = output + block * {out.plane} + strip * {positions * out.row};",
+            *each_tile(x, size, out.width // columns, transform),
+        ]),
+    ])  # fmt: skip
+    return name, functions + define(name, body)
+
+
+def input_tile(name, x, out, size, height, width):
+    """Write the function that transforms a tile with height x width outputs; what lies beyond their inputs is zero."""
+
+    def read(row, column):
+        return vector_at("in", row * x.row + column * x.block) if row < height + 2 and column < width + 2 else None
+
+    def write(row, column, value):
+        return [f"{vector_at('result', (row * (size + 2) + column) * out.row)} = {value};"]
+
+    _, _, bt = matrices(size)
+    return tile_function(name, "const float *in, float *result", both_sides(bt, read, write))
+
+
+def winograd_conv2d(isa, x, out, size):
+    """Multiply transformed tiles x by the weights, transform back, add the bias, apply ReLU.
+
+    In memory: the bias of every output channel; then for each panel of output channels, for each position in a tile,
+    a block (input channels, channels of the panel).
+    """
+    name, functions = f"winograd{size}_{x}_to_{out}", []
+    panel, panels, _ = weight_blocks(isa, x, out, kernel=1)
+    positions, columns, matrix = (size + 2) ** 2, ceil(out.width / size), panel * x.channels
+    products = Buffer("products", (positions, x.width, panel), out.block)
+    groups, multiply = split(x.width, isa.pixels), []
+    share = ceil(matrix / LINE / pieces(groups))  # cache lines of weights to prefetch in each register tile
+    for width, first, end in groups:
+        tile = f"{name}_1x{width}"
+        functions += conv2d_tile(tile, isa, x, products, 1, 1, (1, width), 1, add=False, relu=False, share=share)
+        multiply += loop("x", first, end, width, [
+            f"{tile}(w, (const float *)zeros, in + x * {x.block}, result + x * {products.block}, next, 0);",
+            f"next += {share * LINE};",
+        ])  # fmt: skip
+
+    def transform(height, width):
+        tile = f"{name}_{height}x{width}_output"
+        functions.extend(output_tile(tile, products, out, size, height, width))
+        return [
+            f"{tile}(product + (row * {columns} + x) * {products.block}, bias,",
+            f"    result + (y * {out.row} + x * {out.block}) * {size});",
+        ]
+
+    body = loop("panel", 0, panels, 1, [
+        f"const float *w = weights + {out.channels} + panel * {positions * matrix};",
+        *loop("position", 0, positions, 1, [
+            f"const float *next = w + {matrix};",
+            f"const float *in = input + (strip * {positions} + position) * {x.row};",
+            f"float *result = products + position * {products.row};",
+            *multiply,
+            f"w += {matrix};",
+        ]),
+        *loop("v", 0, VECTORS, 1, [
+            f"const float *bias = weights + panel * {panel} + v * {isa.width};",
+            f"const float *product = products + v * {products.plane};",
+            f"float *result = output + (panel * {VECTORS} + v) * {out.plane} + {out.at(0, 0)};",
+            *each_tile(out, size, x.width // columns, transform),
+        ]),
+    ])  # fmt: skip
+    return name, functions + define(name, [
+        f"const vector zeros[{VECTORS}] = {{{{0}}}};",
+        f"float products[{products.size}] __attribute__((aligned({4 * LINE})));",
+        *loop("strip", 0, x.height // positions, 1, body),
+    ])  # fmt: skip
+
+
+def output_tile(name, products, out, size, height, width):
+    """Write the function that computes A^T tile A for a vector of channels, of which height x width are kept."""
+
+    def read(row, column):
+        return vector_at("product", (row * (size + 2) + column) * products.row)
+
+    def write(row, column, value):
+        if row >= height or column >= width:
+            return []
+        place, name = vector_at("result", row * out.row + column * out.block), f"y{row}_{column}"
+        return [f"const vector {name} = {value} + *(vector *)bias;", f"{place} = {relu_of(name)};"]
+
+    at, _, _ = matrices(size)
+    return tile_function(name, "const float *product, const float *bias, float *result", both_sides(at, read, write))
+
+
+def tile_function(name, parameters, body):
+    return [*block(f"static __attribute__((noinline)) void {name}({parameters})", body), ""]
+
+
+def each_tile(buffer, size, strip, transform):
+    """Write the loops over the tiles of strip number `strip`, which has so many rows.
+
+    transform(height, width) returns the lines for a tile with so many outputs: those at the right and bottom edge may
+    have fewer. In these lines y and x number the tiles, and `row` the strip's rows.
+    """
+    lines = []
+    for height, first_y, end_y in edges(buffer.height, size):
+        row = [f"long row = y - strip * {strip};"]
+        for width, first_x, end_x in edges(buffer.width, size):
+            row += loop("x", first_x, end_x, 1, transform(height, width))
+        lines += loop("y", first_y, end_y, 1, block(f"if (y / {strip} == strip)", row))
+    return lines
+
+
+def edges(extent, size):
+    """Return [(outputs of a tile, first tile, end), ...]: the whole tiles, then the one that the edge cuts off."""
+    whole, rest = divmod(extent, size)
+    return [group for group in ((size, 0, whole), (rest, whole, whole + (rest > 0))) if group[1] < group[2]]
+
+
+def both_sides(matrix, read, write):
+    """Write matrix tile matrix^T for a tile of vectors: all its columns first, then the rows of what that gives.
+
+    read(row, column) returns an input, or None for zero; write(row, column, value) the lines that take a result.
+    """
+    side, lines = len(matrix[0]), []
+    for column in range(side):
+        inputs = {f"d{row}_{column}": read(row, column) for row in range(side)}
+        lines += [f"const vector {name} = {value};" for name, value in inputs.items() if value]
+        terms = [name if value else None for name, value in inputs.items()]
+        lines += [f"const vector t{row}_{column} = {weighted_sum(matrix[row], terms)};" for row in range(len(matrix))]
+    for row in range(len(matrix)):
+        terms = [f"t{row}_{column}" for column in range(side)]
+        for column in range(len(matrix)):
+            lines += write(row, column, weighted_sum(matrix[column], terms))
+    return lines
+
+
+def weighted_sum(factors, terms):
+    """Return the sum of factor * term as C text, without what is zero."""
+    text = ""
+    for factor, term in zip(factors, terms):
+        if factor and term:
+            product = term if abs(factor) == 1 else f"{float(abs(factor))}f * {term}"
+            text += (" - " if factor < 0 else " + ") + product
+    return text.removeprefix(" + ") or "(vector){0}"
+
+
+def matrices(size):
+    """Return A^T (size, side), G (side, 3) and B^T (side, side), as lists of lists of Fractions.
+
+    Toom and Cook's multiplication of polynomials, transposed (Lavin and Gray 2016, section 4): column j of A^T and row
+    j of G hold the powers of point j, row j of B^T the polynomial that is zero at all other points.
+    """
+    points = [Fraction(point) for point in POINTS[: size + 1]]
+    at = [[point**power for point in points] + [Fraction(power == size - 1)] for power in range(size)]
+    g, bt = [], []
+    for point in points:
+        others = [other for other in points if other != point]
+        g.append([point**power / prod(point - other for other in others) for power in range(3)])
+        bt.append([*polynomial(others), Fraction(0)])
+    return at, [*g, [Fraction(0), Fraction(0), Fraction(1)]], [*bt, polynomial(points)]
+
+
+def polynomial(zeros):
+    """Return the coefficients of the product of all (x - zero), the constant first."""
+    coefficients = [Fraction(1)]
+    for zero in zeros:
+        coefficients = [low - zero * high for low, high in zip([0, *coefficients], [*coefficients, 0])]
+    return coefficients
+
+
+def transform_weights(weight, size):
+    """Return G weight G^T for every pair of channels: (out, 1, 1, positions * in), from (out, 3, 3, in), float64."""
+    g = np.array(matrices(size)[1], dtype=np.float64)
+    return np.einsum("ak,oklc,bl->oabc", g, weight, g, optimize=True).reshape(len(weight), 1, 1, -1)
