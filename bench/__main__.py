@@ -8,7 +8,7 @@ from bench import commands, readme, scaling
 from bench.inputs import InputError, available_cores
 from bench.peers import PEERS
 from bench.results import ResultsError
-from bench.versions import ROOT, VERSIONS
+from bench.versions import DIRECT, ROOT, VERSIONS
 
 
 def main():
@@ -84,7 +84,7 @@ def version(text):
 
 
 def contender(text):
-    return named(text, (*VERSIONS, *PEERS))
+    return named(text, (*VERSIONS, *DIRECT, *PEERS))
 
 
 def named(text, names):

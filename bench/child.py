@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 from bench import measure, peers, profile
 from bench.allocations import counted_allocations
-from bench.versions import load_version
+from bench.versions import DIRECT, load_version
 
 
 def main():
@@ -49,7 +49,8 @@ class Contender:
         else:
             version = load_version(name, root)
             self.trace = profile.traced(version) if trace else None
-            self.model = build(version, weights_dir, image.shape[0], threads, cache)
+            options = {"threads": threads, "cache": cache, "winograd": name not in DIRECT}
+            self.model = build(version, weights_dir, image.shape[0], options)
             self.forward = self.model.forward
             self.facts["threads"] = threads if accepts(version.resnet50.ResNet50, "threads") else 1
         self.facts["startup_seconds"] = time.perf_counter() - start
@@ -83,10 +84,9 @@ class Contender:
         return profile.layer_times(self.model, self.trace, self.image, rounds)
 
 
-def build(version, weights_dir, image_size, threads, cache):
-    """Construct a version's network with what its constructor knows of `threads` and `cache`."""
+def build(version, weights_dir, image_size, options):
+    """Construct a version's network with those of the options that its constructor knows."""
     network = version.resnet50.ResNet50
-    options = {"threads": threads, "cache": cache}
     known = {key: value for key, value in options.items() if accepts(network, key)}
     return network(weights_dir, image_size=image_size, **known)
 

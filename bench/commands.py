@@ -18,7 +18,7 @@ from bench.inputs import InputError, available_cores, picture, reference, source
 from bench.live import Display
 from bench.peers import MODULES
 from bench.race import Race, group_name
-from bench.versions import ROOT, VERSIONS
+from bench.versions import DIRECT, ROOT, VERSIONS
 from bench.worker import Worker, WorkerError
 
 RUNS = ROOT / "bench" / "results" / "runs"
@@ -42,8 +42,14 @@ class Run:
         self.inputs = (self.weights, self.image, self.reference)
         self.flops = network.flops(self.size, len(self.reference))
         self.benchmarks, self.failed, self.interrupted = [], [], False
+        self.machine = machine.machine_info(self.threads, {})
+        self.measure_peak()
+
+    def measure_peak(self):
+        """Measure what the machine can do at most. The best of all calls counts: a machine may be slow for minutes."""
         with self.console.status("measuring what the machine can do at most"):
-            self.machine = machine.machine_info(self.threads, measured_peak(self.threads))
+            found, before = measured_peak(self.threads), self.machine["peak"]
+        self.machine["peak"] = found | {key: max(value, found[key]) for key, value in before.items()}
 
     def document(self, benchmarks=None, failed=None):
         """The results file's content; of all so far unless told of what."""
@@ -115,7 +121,7 @@ def run_race(arguments):
     counts = [arguments.threads] if arguments.threads else sorted({1, available_cores()})
     arguments.threads = counts[-1]
     run = Run(arguments, "race")
-    names = arguments.names or [*VERSIONS[2:], *installed_engines()]
+    names = arguments.names or [*VERSIONS[2:], *DIRECT, *installed_engines()]
     for threads in counts:
         if not run.interrupted:
             measure_race(run, names, arguments.rounds, threads)
@@ -198,15 +204,16 @@ def run_reference(arguments):
     engines = installed_engines()
     experiments = [
         lambda: measure_latency(run, VERSIONS, budget=10.0),
-        *(lambda threads=threads: measure_race(run, [*VERSIONS[2:], *engines], 15, threads)
+        *(lambda threads=threads: measure_race(run, [*VERSIONS[2:], *DIRECT, *engines], 15, threads)
           for threads in sorted({1, run.threads})),
-        lambda: measure_profile(run, VERSIONS[2:], rounds=15),
+        lambda: measure_profile(run, [*VERSIONS[2:4], "v5_direct", *VERSIONS[4:]], rounds=15),
         lambda: measure_throughput(run, [*VERSIONS[3:], *engines[-1:]], rounds=5),
         lambda: measure_scaling(run, VERSIONS, scaling.SIZES, budget=2.0),
     ]
     for experiment in experiments:
         if not run.interrupted:
             experiment()
+            run.measure_peak()
     found = run.document()
     tables = [report.latency_table(found, run.console.width)]
     tables += [report.race_table(found, group_name(threads)) for threads in sorted({1, run.threads})]

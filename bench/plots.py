@@ -14,7 +14,7 @@ from bench.scaling import SIZE_GROUP, THREAD_GROUP
 
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
 COLOURS = {"v1_loops": "#999999", "v2_vectorized": "#E69F00", "v3_preload": "#56B4E9", "v4_no_alloc": "#009E73",
-           "v5_codegen": "#0072B2", "v6_threads": "#D55E00"}
+           "v5_codegen": "#0072B2", "v6_threads": "#D55E00", "v5_direct": "#0072B2", "v6_direct": "#D55E00"}
 ENGINE, INK, FAINT = "#CC79A7", "#222222", "#777777"
 STYLE = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white",
          "axes.facecolor": "white", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
@@ -116,7 +116,7 @@ def roofline(results):
         axis.set_major_formatter("{x:,g}")
     axes.set_xlabel("floating-point operations per byte of weights")
     axes.set_ylabel("GFLOP/s")
-    small = "; small dots: v5_codegen's layers" if layer_seconds(results, "v5_codegen") else ""
+    small = "; dots: v5_codegen's layers, Winograd's above the roof" if layer_seconds(results, "v5_codegen") else ""
     axes.set_title(f"Roofline, {size_of(results)}{small}", loc="left")
     axes.grid(which="major")
     return figure
@@ -154,8 +154,8 @@ def layers(results):
     names = [layer.name.split(".")[0] for layer in found]
     starts = [i for i in range(1, len(names)) if names[i] != names[i - 1]]  # the first is conv1, beside layer1
     panels[-1, 0].set_xticks(starts, [names[i] for i in starts], ha="left")
-    figure.suptitle("Where the time goes, layer by layer; pale: batch norm, ReLU, addition; line: the floor", x=0.07,
-                    ha="left", fontsize=12)
+    figure.suptitle("Where the time goes, layer by layer; pale: batch norm, ReLU, addition, transforms; line: floor",
+                    x=0.07, ha="left", fontsize=12)
     figure.tight_layout()
     return figure
 

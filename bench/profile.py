@@ -86,7 +86,9 @@ def step_round(model, image, clock):
         start = clock()
         run()
         block, _, part = name.rpartition(".")
-        # Gathering every other pixel is part of the convolution with a stride that it saves from doing so.
-        key = (f"{block}.downsample.0", "subsample") if part == "subsample" else (name, "layer")
+        # Gathering every other pixel is part of the convolution with a stride that it saves from doing so; Winograd's
+        # transform of the input is a part of the convolution after it.
+        owner = {"subsample": f"{block}.downsample.0", "transform": block}.get(part)
+        key = (owner, part) if owner else (name, "layer")
         parts[key] = clock() - start
     return total, parts

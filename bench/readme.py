@@ -8,12 +8,12 @@ import re
 from functools import partial
 from pathlib import Path
 
-from bench import report
-from bench.race import group_name
+from bench import network, report
+from bench.race import group_name, ratio
 from bench.report import MISSING, factor, milliseconds, number
 from bench.results import ResultsError, group, plural
 from bench.scaling import THREAD_GROUP
-from bench.versions import VERSIONS
+from bench.versions import DIRECT, VERSIONS
 
 
 def latency(results):
@@ -42,7 +42,19 @@ def race(results):
     for name in names:
         cells = [race_cell(entries.get(name), count) for count, entries in races.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    found = [sentence for count, entries in races.items() if (sentence := lead(entries, count))]
+    return "\n".join([*lines, "", *found])
+
+
+def lead(entries, threads):
+    """How the fastest version compares with the fastest engine, round by round."""
+    timed = {name: b for name, b in entries.items() if b["extra_info"]["threads"] == threads}
+    engines = [b for name, b in timed.items() if name not in (*VERSIONS, *DIRECT)]
+    if not engines or VERSIONS[-1] not in timed:
+        return None
+    ours, engine = timed[VERSIONS[4 if threads == 1 else 5]], min(engines, key=lambda b: b["stats"]["median"])
+    return (f"On {plural(threads, 'thread')} `{ours['name']}` is **{ratio(engine, ours):.2f} times** as fast as the "
+            f"fastest engine, {engine['name']} (median over the rounds' ratios).")
 
 
 def race_cell(benchmark, threads):
@@ -133,13 +145,46 @@ def threads(results):
     return "\n".join(lines)
 
 
+def winograd(results):
+    """The 3x3 convolutions with stride 1 in version 5, with Winograd's convolution and without."""
+    profiles = {b["name"]: report.by_layer(b["extra_info"]["parts"]) for b in group(results, "profile")}
+    direct, codegen = (profiles.get(name) for name in ("v5_direct", "v5_codegen"))
+    if not (direct and codegen):
+        return "Not measured: a profile of `v5_direct` and `v5_codegen`."
+    lines = ["| layers | direct, ms | with Winograd, ms | of it the input's transform, ms | ratio |",
+             "|---|--:|--:|--:|--:|"]
+    shapes = {}
+    for layer in network.layers(results["settings"]["image_size"]):
+        if (layer.kernel, layer.stride) == (3, 1):
+            shapes.setdefault(layer.in_shape, []).append(layer.name)
+    for shape, names in shapes.items():
+        before, after = ([part for part in parts if part["layer"] in names] for parts in (direct, codegen))
+        old, new = (sum(part["seconds"] for part in parts) / len(names) for parts in (before, after))
+        transform = sum(part["operators"].get("transform", 0) for part in after) / len(names)
+        cells = [milliseconds(old), milliseconds(new), milliseconds(transform) if transform else MISSING,
+                 f"{new / old:.2f}"]
+        lines.append(f"| {len(names)} of {'×'.join(map(str, shape))} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *gains(results)])
+
+
+def gains(results):
+    """The whole network with Winograd's convolution over that without, from the races: a sentence for each."""
+    found = []
+    for (direct, name), threads in zip(DIRECT.items(), (1, results["machine_info"]["cores"])):
+        timed = {b["name"]: b for b in group(results, group_name(threads))}
+        if {direct, name} <= timed.keys():
+            found.append(f"The whole network on {plural(threads, 'thread')}: `{name}` takes "
+                         f"{ratio(timed[name], timed[direct]):.2f} of the time of `{direct}`.")
+    return found
+
+
 def serial_share(alone, together, threads):
     """Solve Amdahl's law, together = alone (s + (1 - s) / threads), for s; below 0 where caches help more than that."""
     return (threads * together / alone - 1) / (threads - 1)
 
 
 SECTIONS = {"table": latency, "race": race, "machine": environment, "operators": operators, "ceilings": ceilings,
-            "threads": threads}
+            "threads": threads, "winograd": winograd}
 SECTIONS |= {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
 
 

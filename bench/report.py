@@ -160,7 +160,8 @@ def race_table(results, name):
 def ratio_table(results, name):
     """Each contender's time over each other's, rounds compared one by one: below 1 the row is faster."""
     contenders = group(results, name)
-    names = [contender["name"].removeprefix("torch-").removesuffix("runtime").split("_")[0] for contender in contenders]
+    names = [contender["name"].removeprefix("torch-").removesuffix("runtime") for contender in contenders]
+    names = [name.split("_")[0] if name in VERSIONS else name for name in names]
     table = new_table("", names, "time of the row ÷ time of the column, median over rounds")
     for one in contenders:
         cells = []

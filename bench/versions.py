@@ -12,15 +12,16 @@ from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("v1_loops", "v2_vectorized", "v3_preload", "v4_no_alloc", "v5_codegen", "v6_threads")
+DIRECT = {"v5_direct": "v5_codegen", "v6_direct": "v6_threads"}  # versions as contenders without Winograd's convolution
 
 
 def load_version(name, root=ROOT):
     """Return a namespace with one attribute per module of the directory `root / name`.
 
-    Each call imports afresh: two calls give two independent sets of modules.
+    Each call imports afresh: two calls give two independent sets of modules. A name of DIRECT means its version.
     Raises ValueError if there is no such version.
     """
-    directory = Path(root) / name
+    directory = Path(root) / DIRECT.get(name, name)
     if not (directory / "resnet50.py").is_file():
         raise ValueError(f"no version in {directory}; the versions are {', '.join(VERSIONS)}")
     names = sorted(path.stem for path in directory.glob("*.py"))

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from multiprocessing import Pipe
 
-from bench.versions import ROOT, VERSIONS
+from bench.versions import DIRECT, ROOT, VERSIONS
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
                     "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -132,4 +132,4 @@ class Worker:
 
 def is_version(name, root=ROOT):
     """Whether `name` is one of the six versions, or a directory of `root` that looks like one."""
-    return name in VERSIONS or os.path.isfile(os.path.join(root, name, "resnet50.py"))
+    return name in (*VERSIONS, *DIRECT) or os.path.isfile(os.path.join(root, name, "resnet50.py"))

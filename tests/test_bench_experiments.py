@@ -13,7 +13,7 @@ import pytest
 from bench import commands, inputs, network, peak, profile, race, scaling, throughput
 from bench.__main__ import named
 from bench.reference import reference_logits
-from bench.versions import ROOT, VERSIONS
+from bench.versions import DIRECT, ROOT, VERSIONS
 from bench.worker import Worker, WorkerError
 from tests.bench_fakes import clean_environment, make_version, write_answers
 
@@ -123,7 +123,7 @@ def test_trace_gives_each_operator_to_the_convolution_before_it():
     assert trace.take_layers(32) == {}
 
 
-@pytest.mark.parametrize("name", VERSIONS[1:])
+@pytest.mark.parametrize("name", [*VERSIONS[1:], *DIRECT])
 def test_profile_finds_every_layer_of_a_version(name, small_weights_dir):
     image = inputs.picture(64)
     with Worker(name, small_weights_dir, image, threads=2, trace=True) as worker:
@@ -132,6 +132,7 @@ def test_profile_finds_every_layer_of_a_version(name, small_weights_dir):
     assert len(totals) == 2 and min(totals) > 0
     assert {layer.name for layer in network.layers(64)} <= {part["layer"] for part in parts}
     assert all(part["seconds"] >= 0 for part in parts)
+    assert any(part["operator"] == "transform" for part in parts) == (name in VERSIONS[4:])
 
 
 @pytest.mark.parametrize("kernels", [peak.native_kernels, peak.numpy_kernels])

@@ -205,6 +205,36 @@ def test_section_of_threads_solves_amdahls_law(found):
     assert section(found, "threads").startswith("Not measured")
 
 
+def test_section_of_winograd_sets_the_layers_and_the_network_side_by_side(found):
+    assert section(found, "winograd").startswith("Not measured")
+    for benchmark in list(found["benchmarks"]):
+        if benchmark["name"] in ("v5_codegen", "v6_threads"):
+            extra = benchmark["extra_info"] | {"rounds": [2 * s for s in benchmark["extra_info"].get("rounds", [])]}
+            if benchmark["group"] == "profile":
+                layers = [layer.name for layer in network.layers(224)]
+                extra["parts"] = [{"layer": name, "operator": "layer", "seconds": 0.004} for name in layers]
+            direct = results.entry(f"{benchmark['name'][:2]}_direct", benchmark["group"], [1.0], **extra)
+            found["benchmarks"].append(direct)
+    codegen = next(b for b in results.group(found, "profile") if b["name"] == "v5_codegen")
+    codegen["extra_info"]["parts"] = [{"layer": part["layer"], "operator": operator, "seconds": 0.001}
+                                      for part in codegen["extra_info"]["parts"] for operator in ("layer", "transform")]
+    text = section(found, "winograd")
+    assert "| 3 of 56×56×64 | 4 | 4 | 2 | 1.00 |" in text and "| 2 of 7×7×512 |" in text
+    assert "on 1 thread: `v5_codegen` takes 0.50 of the time of `v5_direct`" in text
+    assert "on 2 threads: `v6_threads` takes 0.50 of the time of `v6_direct`" in text
+
+
+def test_the_race_says_how_the_fastest_engine_compares(found):
+    assert "fastest engine" not in section(found, "race")
+    for count in (1, 2):
+        for name, seconds in (("openvino", 1.0), ("onnxruntime", 2.0)):
+            found["benchmarks"].append(results.entry(name, group_name(count), [seconds], threads=count,
+                                                     rounds=[seconds, seconds], flops=1.0, max_abs_error=0.0))
+    text = section(found, "race")  # v5's rounds: 0.25 and 0.5 s; v6's half of that
+    assert "On 1 thread `v5_codegen` is **3.00 times** as fast as the fastest engine, openvino" in text
+    assert "On 2 threads `v6_threads` is **6.00 times** as fast" in text
+
+
 @given(share=st.floats(0, 1), threads=st.integers(2, 64), alone=SECONDS)
 def test_serial_share_comes_back(share, threads, alone):
     together = alone * (share + (1 - share) / threads)
