@@ -80,7 +80,7 @@ def run_outside(version, isa, weights_dir, size, image, compile_command, run_com
 
 
 SANITIZED = [(V5, isa, size, "address,undefined") for isa, size in zip(HERE, (33, 64, 40))]
-SANITIZED += [(V6, HERE[0], 64, "address,undefined"), (V6, HERE[-1], 33, "thread")]
+SANITIZED += [(V6, HERE[0], 64, "address,undefined"), (V6, HERE[-1], 40, "thread")]
 
 
 @pytest.mark.parametrize(("version", "isa", "size", "sanitizers"), SANITIZED)

@@ -20,23 +20,21 @@ def nan(*shape):
     return np.full(shape, np.nan, dtype=np.float32)
 
 
-def conv2d(version, x, weight, stride, padding):
-    """x (h, w, in), weight (out, kernel_h, kernel_w, in)."""
+def conv2d(version, x, weight, stride, padding, bands=1, transpose=False):
+    """x (h, w, in), weight (out, kernel_h, kernel_w, in). bands and transpose: of version 4, see its `conv2d`."""
     if version == "v1_loops":
         return np.array(OPS[version].conv2d(x.tolist(), weight.tolist(), stride, padding))
-    if version == "v2_vectorized":
+    if version in ("v2_vectorized", "v3_preload"):
         return OPS[version].conv2d(x, weight, stride, padding)
-    weight = np.ascontiguousarray(weight.transpose(1, 2, 3, 0))
-    if version == "v3_preload":
-        return OPS[version].conv2d(x, weight, stride, padding)
-    (height, width, channels), (kernel_h, kernel_w, _, out_channels) = x.shape, weight.shape
+    (height, width, channels), (out_channels, kernel_h, kernel_w, _) = x.shape, weight.shape
     out_h = (height + 2 * padding - kernel_h) // stride + 1
     out_w = (width + 2 * padding - kernel_w) // stride + 1
     padded = nan(height + 2 * padding, width + 2 * padding, channels) if padding else None
     is_matrix = kernel_h == kernel_w == stride == 1 and not padding
-    columns = None if is_matrix else nan(out_h * out_w, kernel_h * kernel_w * channels)
+    columns = None if is_matrix else nan(-(-out_h // bands) * out_w, kernel_h * kernel_w * channels)
+    transposed = nan(out_channels, out_h * out_w) if transpose else None
     out = nan(out_h, out_w, out_channels)
-    OPS[version].conv2d(x, weight, stride, padding, padded, columns, out)
+    OPS[version].conv2d(x, weight, stride, padding, padded, columns, transposed, out)
     return out
 
 
@@ -100,6 +98,16 @@ def test_conv2d(version, case):
     found = conv2d(version, x, weight, stride, padding)
     assert found.shape == expected.shape
     assert np.isfinite(found).all() and np.abs(found - expected).max() <= 1e-6 * magnitude
+
+
+@settings(max_examples=60)
+@given(case=convolutions(), bands=st.integers(1, 5), transpose=st.booleans())
+def test_conv2d_in_bands_and_transposed(case, bands, transpose):
+    x, weight, stride, padding = case
+    found = conv2d("v4_no_alloc", x, weight, stride, padding, 1 if transpose else bands, transpose)
+    expected = conv2d("v3_preload", x, weight, stride, padding)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @each_version

@@ -114,7 +114,7 @@ def test_edges_cover_everything_once(extent, size):
 
 
 @VERSIONS
-@pytest.mark.parametrize("size", [32, 97])
+@pytest.mark.parametrize("size", [64, 97])
 def test_it_can_be_switched_off(version, size, small_weights_dir, rng):
     image = random_image(rng, size)
     with_it = version.resnet50.ResNet50(small_weights_dir, size)

@@ -12,19 +12,19 @@ ZEROS = np.zeros(2048, dtype=np.float32)
 
 
 def conv2d(x, weight, stride=1, padding=0):
-    """Convolve x (in_h, in_w, in_channels) with weight (kernel_h, kernel_w, in_channels, out_channels).
+    """Convolve x (in_h, in_w, in_channels) with weight (out_channels, kernel_h, kernel_w, in_channels).
 
     Returns (out_h, out_w, out_channels). im2col (Chellapilla et al. 2006): every window becomes one row of
     a matrix, so that all sums are one matrix product.
     """
-    kernel_h, kernel_w, _, out_channels = weight.shape
+    out_channels, kernel_h, kernel_w, _ = weight.shape
     if padding:
         x = np.pad(x, ((padding, padding), (padding, padding), (0, 0)))
     windows = sliding_window_view(x, (kernel_h, kernel_w), axis=(0, 1))[::stride, ::stride]
     windows = windows.transpose(0, 1, 3, 4, 2)  # (out_h, out_w, kernel_h, kernel_w, in_channels)
     out_h, out_w = windows.shape[:2]
     columns = windows.reshape(out_h * out_w, -1)
-    return (columns @ weight.reshape(-1, out_channels)).reshape(out_h, out_w, out_channels)
+    return (columns @ weight.reshape(out_channels, -1).T).reshape(out_h, out_w, out_channels)
 
 
 def batch_norm(x, shift):

@@ -12,15 +12,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 ZEROS = np.zeros(2048, dtype=np.float32)
 
 
-def conv2d(x, weight, stride, padding, padded, columns, out):
-    """Convolve x (in_h, in_w, in_channels) with weight (kernel_h, kernel_w, in_channels, out_channels).
+def conv2d(x, weight, stride, padding, padded, columns, transposed, out):
+    """Convolve x (in_h, in_w, in_channels) with weight (out_channels, kernel_h, kernel_w, in_channels).
 
     Writes out (out_h, out_w, out_channels). im2col (Chellapilla et al. 2006): every window becomes one row of
-    a matrix, so that all sums are one matrix product. Scratch space: padded (in_h + 2 padding,
-    in_w + 2 padding, in_channels), None without padding; columns (out_h * out_w, kernel_h * kernel_w *
-    in_channels), None where x is that matrix already (a 1x1 kernel, stride 1).
+    a matrix, so that all sums are one matrix product; here one for each band of rows. Scratch space: padded
+    (in_h + 2 padding, in_w + 2 padding, in_channels), None without padding; columns (rows of a band * out_w,
+    kernel_h * kernel_w * in_channels), None where x is that matrix already (a 1x1 kernel, stride 1);
+    transposed, see `product`.
     """
-    kernel_h, kernel_w, _, out_channels = weight.shape
+    out_channels, kernel_h, kernel_w, _ = weight.shape
     if padding:
         padded.fill(0)
         padded[padding:-padding, padding:-padding] = x
@@ -28,11 +29,29 @@ def conv2d(x, weight, stride, padding, padded, columns, out):
     windows = sliding_window_view(x, (kernel_h, kernel_w), axis=(0, 1))[::stride, ::stride]
     windows = windows.transpose(0, 1, 3, 4, 2)  # (out_h, out_w, kernel_h, kernel_w, in_channels)
     out_h, out_w = windows.shape[:2]
+    weight, out = weight.reshape(out_channels, -1), out.reshape(out_h * out_w, out_channels)
     if columns is None:
-        columns = windows.reshape(out_h * out_w, -1)
+        product(windows.reshape(out_h * out_w, -1), weight, transposed, out)
+        return
+    rows = len(columns) // out_w
+    for y in range(0, out_h, rows):
+        band = windows[y : y + rows]
+        used = columns[: len(band) * out_w]
+        used.reshape(band.shape)[...] = band
+        product(used, weight, transposed, out[y * out_w : (y + rows) * out_w])
+
+
+def product(columns, weight, transposed, out):
+    """Write columns (pixels, n) times weight (out_channels, n), transposed, to out (pixels, out_channels).
+
+    BLAS is slow if its result has few rows: scratch space (out_channels, pixels), unless None, takes it the other
+    way round first. With 49 pixels and 512 channels that is a fifth faster.
+    """
+    if transposed is None:
+        np.matmul(columns, weight.T, out=out)
     else:
-        columns.reshape(windows.shape)[...] = windows
-    np.matmul(columns, weight.reshape(-1, out_channels), out=out.reshape(out_h * out_w, out_channels))
+        np.matmul(weight, columns.T, out=transposed)
+        np.copyto(out, transposed.T)
 
 
 def batch_norm(x, shift, out):

@@ -8,6 +8,8 @@ What did not:     the network, its arithmetic, and the weight pool.
 Run it:           python v4_no_alloc/infer.py PICTURE
 """
 
+from math import ceil
+
 import numpy as np
 
 from buffers import Buffer, BufferPlan
@@ -17,6 +19,8 @@ from weights import WeightPool
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
+WIDE = 8  # times as many channels as pixels: from here on BLAS is faster with the transposed product
+BAND_BYTES = 2 * 2**20  # of im2col's matrix at a time: it should still be in a cache when the product reads it
 
 
 class ResNet50:
@@ -90,15 +94,19 @@ class ResNet50:
     def conv_bn(self, x, conv, bn, stride=1, padding=0):
         """A convolution and its batch norm; `conv` and `bn` are their names in the weights."""
         weight = self.weights[f"{conv}.weight"]
-        kernel_h, kernel_w, in_channels, out_channels = weight.shape
+        out_channels, kernel_h, kernel_w, in_channels = weight.shape
         out_h, out_w = ((size + 2 * padding - kernel_h) // stride + 1 for size in x.shape[:2])
         out = self.plan.take(conv, (out_h, out_w, out_channels))
         padded = self.take_padded(x, conv, padding) if padding else None
-        columns = None
+        columns = transposed = None
         if kernel_h > 1 or stride > 1:
-            columns = self.plan.take(f"{conv} (columns)", (out_h * out_w, kernel_h * kernel_w * in_channels))
-        self.steps.append((conv2d, (x, weight, stride, padding, padded, columns, out)))
-        self.plan.release(*(buffer for buffer in (padded, columns) if buffer is not None))
+            window = kernel_h * kernel_w * in_channels
+            bands = ceil(4 * out_h * out_w * window / BAND_BYTES)
+            columns = self.plan.take(f"{conv} (columns)", (ceil(out_h / bands) * out_w, window))
+        if out_channels > WIDE * out_h * out_w:
+            transposed = self.plan.take(f"{conv} (transposed)", (out_channels, out_h * out_w))
+        self.steps.append((conv2d, (x, weight, stride, padding, padded, columns, transposed, out)))
+        self.plan.release(*(buffer for buffer in (padded, columns, transposed) if buffer is not None))
         return self.in_place(batch_norm, out, self.weights[f"{bn}.shift"])
 
     def max_pool(self, x, name, kernel, stride, padding):

@@ -118,8 +118,8 @@ def read_tensor(weights_dir, name, entry):
 def prepare(weights_dir, tensors, epsilon=1e-5):
     """Yield (name, tensor) of a manifest's tensors in the form that the operators use.
 
-    A convolution is (kernel_h, kernel_w, in, out), so that im2col's product needs no transposed matrix, and holds
-    the factor of its batch norm already; of the batch norm, NAME.shift is left (see ops.batch_norm).
+    A convolution holds the factor of its batch norm already; of the batch norm, NAME.shift is left (see
+    ops.batch_norm).
     """
     for name, entry in tensors.items():
         layer, _, _ = name.rpartition(".")
@@ -130,7 +130,7 @@ def prepare(weights_dir, tensors, epsilon=1e-5):
             kinds = (f"{bn}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
             gamma, beta, mean, variance = (read_tensor(weights_dir, kind, tensors[kind]) for kind in kinds)
             scale = gamma / np.sqrt(variance + np.float32(epsilon))
-            yield name, read_tensor(weights_dir, name, entry).transpose(1, 2, 3, 0) * scale
+            yield name, read_tensor(weights_dir, name, entry) * scale[:, None, None, None]
             yield f"{bn}.shift", beta - mean * scale
 
 
@@ -154,5 +154,5 @@ class WeightPool:
             offset += tensor.size
 
     def __getitem__(self, name):
-        """Return the float32 tensor `name`, a view of the block; convolutions are (kernel_h, kernel_w, in, out)."""
+        """Return the float32 tensor `name`, a view of the block; convolutions are (out, kernel_h, kernel_w, in)."""
         return self.tensors[name]

@@ -34,7 +34,7 @@ from ops import (
 POINTS = (0, 1, -1, 2, -2)  # of the derivation, which evaluates polynomials there, and at infinity
 PRODUCT_BYTES = 256 * 1024  # of a panel's products, at most: they are used again at once, from a second-level cache
 WAIT = 26  # multiply-adds in the time in which one weight arrives from memory: 65 G/s and 10 GB/s on one core
-TRANSFORM = 10  # multiply-adds in the time in which one number is transformed, loaded and stored
+TRANSFORM = 28  # multiply-adds in the time in which one number is transformed, loaded and stored
 
 
 def tile_size(isa, x, out):

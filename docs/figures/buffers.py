@@ -4,10 +4,10 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
 from bench.versions import load_version
-from docs.figures.style import BLUE, FAINT, INK, ORANGE, SKY, WIDTH, shade
+from docs.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, SKY, WIDTH, shade
 
 MIB = 2**20
-KINDS = {"activation": BLUE, "input, padded": ORANGE, "im2col columns": SKY}
+KINDS = {"activation": BLUE, "input, padded": ORANGE, "im2col columns": SKY, "product, transposed": GREEN}
 
 
 def buffer_plan(weights_dir):
