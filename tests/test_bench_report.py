@@ -53,7 +53,7 @@ def found():
                                      threads=count, image_size=224, flops=1.0))
     entries.append(results.entry("v6_threads, 1 × 2 threads", "throughput", [0.1], version="v6_threads", latency=0.1,
                                  threads=2, processes=1, peak_memory=2**28, max_abs_error=0.0, flops=1.0))
-    return results.document(entries, failed, MACHINE, image_size=224, threads=2, weights="a test")
+    return results.document(entries, failed, dict(MACHINE), image_size=224, threads=2, weights="a test")
 
 
 def printed(table):
