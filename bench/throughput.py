@@ -4,6 +4,8 @@ Latency and throughput are different goals. A core with a picture of its own wai
 holds the weights anew and each picture takes as long as one core takes.
 """
 
+import os
+
 from bench import results
 from bench.check import WrongOutput, check_logits
 from bench.versions import VERSIONS
@@ -21,8 +23,8 @@ class Team:
         self.label = label(name, processes, threads)
         self.workers, self.error, self.spans, self.memory = [], 0.0, [], 0
         try:
-            for _ in range(processes):
-                self.workers.append(Worker(name, weights_dir, image, threads))
+            for number in range(processes):
+                self.workers.append(Worker(name, weights_dir, image, threads, cores=own_cores(number, threads)))
                 _, _, logits = self.workers[-1].run(1)
                 self.error = max(self.error, check_logits(logits, reference))
         except BaseException:
@@ -58,6 +60,12 @@ class Team:
     def close(self):
         for worker in self.workers:
             worker.close()
+
+
+def own_cores(number, threads):
+    """Return the cores of process `number`: some engines bind their threads to the first ones that they may use."""
+    here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return here[number * threads : (number + 1) * threads] or None
 
 
 def arrangements(names, cores):

@@ -26,11 +26,11 @@ class Worker:
 
     name: a version's directory or a peer's name. image: (size, size, 3) float32. threads: for those that can use
     more than one; every version's BLAS has one. cache: whether compiled code may come from an earlier start.
-    trace: prepare for `profile`.
+    trace: prepare for `profile`. cores: the numbers of those that it may use, where the system can hold it to them.
     `facts`: startup_seconds, idle_memory (bytes), threads and blas, once started.
     """
 
-    def __init__(self, name, weights_dir, image, threads=1, root=ROOT, cache=True, trace=False):
+    def __init__(self, name, weights_dir, image, threads=1, root=ROOT, cache=True, trace=False, cores=None):
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         blas = 1 if is_version(name, root) else threads
@@ -40,6 +40,8 @@ class Worker:
         self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
                                          stdout=self._log, stderr=self._log)
         theirs.close()
+        if cores and hasattr(os, "sched_setaffinity"):  # threads that the contender starts from now on inherit it
+            os.sched_setaffinity(self._process.pid, cores)
         try:
             self._send({"name": name, "weights_dir": str(weights_dir), "image": image, "threads": threads,
                         "root": str(root), "cache": cache, "trace": trace})

@@ -35,6 +35,15 @@ def test_worker_times_each_run_and_returns_the_logits(root):
     assert np.array_equal(logits, np.load(root / "right.npy"))
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system cannot bind a process to cores")
+def test_a_worker_keeps_to_its_cores(root):
+    core = max(os.sched_getaffinity(0))
+    make_version(root, "where", "return y * 0 + len(os.sched_getaffinity(0))", header="import os")
+    with start(root, "where", cores=[core]) as worker:
+        assert os.sched_getaffinity(worker._process.pid) == {core}
+        assert (worker.run(1)[2] == 1).all()
+
+
 def test_blas_has_one_thread_whatever_the_environment_says(root, monkeypatch):
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(variable, "8")
