@@ -3,12 +3,17 @@ TEST_SEED=N repeats it."""
 
 import os
 import secrets
+import signal
 import zlib
 
 # Set before NumPy and PyTorch load; pytest-xdist's workers inherit both.
 os.environ.setdefault("TEST_SEED", str(secrets.randbelow(2**32)))
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# A shell's background job ignores SIGINT, and so would every program that these tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import numpy as np
