@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from io import StringIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bench import commands, inputs, network, peak, profile, race, scaling, throughput
 from bench.__main__ import named
@@ -150,6 +152,20 @@ def test_ceilings_count_what_was_done(kernels, monkeypatch):
 def test_best_rate_is_the_best_trial():
     ticks = iter(np.cumsum([0] + [5, 2, 9] * peak.TRIALS).tolist())
     assert peak.best_rate(lambda part, parts: 3.0, 2, clock=lambda: next(ticks)) == 6.0 / 2.0
+
+
+def test_the_reference_waits_for_a_quiet_machine_but_not_for_ever(monkeypatch):
+    """The peak is the best of all measurements; waiting ends when one is near it, or when patience is at an end."""
+    run = commands.Run.__new__(commands.Run)
+    run.threads, run.console, run.machine = 2, Console(file=StringIO()), {"peak": {}}
+    rates = iter([100.0, 50.0, 99.0, 50.0, 50.0, 50.0])
+    monkeypatch.setattr(commands, "measured_peak", lambda cores: dict.fromkeys(("flops", "flops_1"), next(rates)))
+    run.measure_peak()
+    run.wait_for_quiet(clock=lambda: 0.0)
+    assert next(rates) == 50.0 and run.machine["peak"] == {"flops": 100.0, "flops_1": 100.0}
+    ticks = iter([0.0, 60.0, 121.0])
+    run.wait_for_quiet(clock=lambda: next(ticks))
+    assert list(rates) == [] and list(ticks) == []
 
 
 def test_compiler_is_the_users_choice_and_may_be_missing(monkeypatch):
