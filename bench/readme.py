@@ -47,13 +47,14 @@ def race(results):
 
 
 def lead(entries, threads):
-    """How the fastest version compares with the fastest engine, round by round."""
+    """How version 5, or 6 on several threads, compares with the fastest engine, round by round."""
     timed = {name: b for name, b in entries.items() if b["extra_info"]["threads"] == threads}
     engines = [b for name, b in timed.items() if name not in (*VERSIONS, *DIRECT)]
-    if not engines or VERSIONS[-1] not in timed:
+    ours = VERSIONS[4 if threads == 1 else 5]
+    if not engines or ours not in timed:
         return None
-    ours, engine = timed[VERSIONS[4 if threads == 1 else 5]], min(engines, key=lambda b: b["stats"]["median"])
-    return (f"On {plural(threads, 'thread')} `{ours['name']}` is **{ratio(engine, ours):.2f} times** as fast as the "
+    engine = min(engines, key=lambda b: b["stats"]["median"])
+    return (f"On {plural(threads, 'thread')} `{ours}` is **{ratio(engine, timed[ours]):.2f} times** as fast as the "
             f"fastest engine, {engine['name']} (median over the rounds' ratios).")
 
 

@@ -80,6 +80,15 @@ class Operators:
         self.weights[...] = np.concatenate(self.packed) if self.packed else 0
         self.plan.allocate()
 
+    def check(self, noted):
+        """Compile and run; noted: for each step or pair of steps what fills its buffers, and what checks them."""
+        self.compile()
+        for fill, _ in noted:
+            fill()
+        self.run()
+        for _, check in noted:
+            check(self.plan.block)
+
     def run(self):
         memory = (self.library, self.weights, self.plan.block)
         program = V5.resnet50.Program(*memory) if self.version is V5 else V6.threads.Pool(*memory, self.threads)

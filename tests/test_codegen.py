@@ -80,12 +80,7 @@ def check_convolutions(version, isa, cases, seed, threads=1):
     width = operators.isa.width
     noted = [note_convolution(operators, rng, case, case["in_blocks"] * width, width) for case in cases]
     noted.append(note_convolution(operators, rng, cases[0] | {"kernel": 5}, 3, 3))  # like the stem
-    operators.compile()
-    for fill, _ in noted:
-        fill()
-    operators.run()
-    for _, check in noted:
-        check(operators.plan.block)
+    operators.check(noted)
 
 
 @pytest.mark.parametrize("isa", HERE)
@@ -106,12 +101,7 @@ def test_weights_in_several_chunks(isa, rng):
         convolution = case | {"kernel": kernel, "add": bool(add), "relu": bool(relu)}
         noted.append(note_convolution(operators, rng, convolution, channels, operators.isa.width))
         assert operators.steps[-1].weight_blocks(operators.isa)[2] > 1
-    operators.compile()
-    for fill, _ in noted:
-        fill()
-    operators.run()
-    for _, check in noted:
-        check(operators.plan.block)
+    operators.check(noted)
 
 
 @pytest.mark.parametrize("isa", HERE)

@@ -108,6 +108,7 @@ def input_tile(name, x, out, size, height, width):
 def winograd_conv2d(isa, x, out, size):
     """Multiply transformed tiles x by the weights, transform back, add the bias, apply ReLU.
 
+    Unlike in `conv2d`, all input channels are one chunk: with at most 512 of them a position's block is 64 KB.
     In memory: the bias of every output channel; then for each panel of output channels, for each position in a tile,
     a block (input channels, channels of the panel).
     """
