@@ -3,6 +3,7 @@
     python common/export_weights.py                       the best that can be had here
     python common/export_weights.py torchvision           torchvision's pretrained weights
     python common/export_weights.py checkpoint my.pth     a fine-tuned ResNet-50 of your own
+    python common/export_weights.py demo                  the small model of our own, 200 classes
     python common/export_weights.py synthetic             random weights, for timing and tests
 
 weights/README.md describes the sources and the files. Only `torchvision` and `checkpoint` need PyTorch.
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file 
 from common import pretrained  # noqa: E402
 from common.architecture import expected_shapes  # noqa: E402
 from common.errors import AlreadyThere, ExportError  # noqa: E402
+from common.packed import unpack  # noqa: E402
 from common.synthetic import synthetic  # noqa: E402
 from common.weights_on_disk import (  # noqa: E402
     FORMAT,
@@ -34,6 +36,7 @@ from common.weights_on_disk import (  # noqa: E402
 __all__ = ["ExportError", "expected_shapes", "main", "synthetic", "write_weights"]
 
 DEFAULT_OUT = ROOT / "weights" / "resnet50"
+DEMO = ROOT / "weights" / "demo" / "resnet50.npz"
 TAGS = ("IMAGENET1K_V2", "IMAGENET1K_V1")
 
 Export = namedtuple("Export", "tensors source labels preprocessing remark")
@@ -45,10 +48,12 @@ def from_torchvision(tag=TAGS[0]):
     return Export(tensors, f"torchvision {tag}", labels, preprocessing, "")
 
 
-def from_demo():
-    """The small model of our own, 200 classes of ImageNet."""
-    raise ExportError("this repository ships no small model of its own yet; `torchvision` fetches pretrained "
-                      "weights, `synthetic` makes random ones")
+def from_demo(file=None):
+    """The small model of our own, 200 classes of ImageNet, or another that weights/demo/train.py packed."""
+    tensors, labels, size = unpack(file or DEMO)
+    source = f"packed {Path(file).name}" if file else "demo"
+    # A crop as large as the resized picture: it was trained on whole ones.
+    return Export(tensors, source, labels, IMAGENET_V1 | {"resize": size, "crop": size}, "")
 
 
 def from_synthetic(seed=0, num_classes=1000):
@@ -121,7 +126,9 @@ def parse_arguments(argv):
     source("torchvision", "torchvision's pretrained weights, downloaded (98 MB)",
            lambda args: from_torchvision(args.tag)).add_argument(
         "--tag", choices=TAGS, default=TAGS[0], help="which training of them (default: %(default)s)")
-    source("demo", "the small model of our own (not shipped yet)", lambda args: from_demo())
+    source("demo", "the small model of our own, 200 classes; needs NumPy alone",
+           lambda args: from_demo(args.file)).add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="another that weights/demo/train.py packed")
     _add_checkpoint_options(source(
         "checkpoint", "a ResNet-50 state dict of your own, with any number of classes",
         lambda args: from_checkpoint(args.file, args.labels, resize=args.resize, crop=args.crop,

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from common import architecture, export_weights, pretrained
 from common.export_weights import ExportError, expected_shapes, main, read_labels, synthetic, write_weights
+from common.packed import pack, quantize
 from common.weights_on_disk import IMAGENET_V1, check_preprocessing, intact
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -798,8 +799,10 @@ def test_without_network_one_line_says_what_to_do(servers, publish, tmp_path, ca
     assert not (tmp_path / "w").exists() and not list(tmp_path.rglob("*.pth"))
 
 
-def test_auto_falls_back_loudly_and_never_over_intact_weights(tiny, servers, publish, tmp_path, capsys):
+def test_auto_falls_back_loudly_and_never_over_intact_weights(
+        tiny, servers, publish, tmp_path, capsys, monkeypatch):
     publish(f"{servers[2]}/resnet50-0676ba61.pth")
+    monkeypatch.setattr(export_weights, "DEMO", tmp_path / "demo.npz")
     out = tmp_path / "w"
     assert main(["auto", "--out", str(out)]) == 0
     printed = capsys.readouterr()
@@ -809,6 +812,9 @@ def test_auto_falls_back_loudly_and_never_over_intact_weights(tiny, servers, pub
     assert main(["--force", "--out", str(out)]) == 1
     assert "keeps its intact weights (seed 5)" in capsys.readouterr().err
     assert intact(out)["source"] == "seed 5"
+    pack(random_tensors(), ["a", "b", "c"], 64, tmp_path / "demo.npz")
+    assert main(["--out", str(tmp_path / "v")]) == 0
+    assert "demo, 3 classes" in capsys.readouterr().out and intact(tmp_path / "v")["source"] == "demo"
 
 
 @pytest.mark.parametrize("module", ["torch", "torchvision"])
@@ -819,6 +825,7 @@ def test_without_pytorch_one_line_says_how_to_get_it(tiny, module, monkeypatch, 
     assert main(["torchvision", "--out", str(tmp_path / "w")]) == 1
     assert f"needs {'PyTorch' if module == 'torch' else 'torchvision'}" in (
         message := one_line(capsys.readouterr().err)) and "make weights" in message
+    monkeypatch.setattr(export_weights, "DEMO", tmp_path / "demo.npz")
     assert main(["--out", str(tmp_path / "w")]) == 0
     assert "synthetic" in capsys.readouterr().out
     if module == "torch":
@@ -826,10 +833,70 @@ def test_without_pytorch_one_line_says_how_to_get_it(tiny, module, monkeypatch, 
         assert "needs PyTorch" in one_line(capsys.readouterr().err)
 
 
-def test_demo_says_what_to_use_instead(tmp_path, capsys):
-    assert main(["demo", "--out", str(tmp_path / "w")]) == 1
-    message = one_line(capsys.readouterr().err)
-    assert "torchvision" in message and "synthetic" in message
+def test_a_packed_model_is_unpacked_with_its_classes_and_picture_size(tiny, tmp_path, capsys):
+    tensors = random_tensors()
+    pack(tensors, ["aé", "b", "c"], 56, tmp_path / "my.npz")
+    assert main(["demo", str(tmp_path / "my.npz"), "--out", str(tmp_path / "w")]) == 0
+    assert "packed my.npz, 3 classes" in capsys.readouterr().out
+    manifest = intact(tmp_path / "w")
+    assert manifest["labels"] == ["aé", "b", "c"]
+    assert manifest["preprocessing"] == IMAGENET_V1 | {"resize": 56, "crop": 56}
+    for name, array in tensors.items():
+        stored = np.load(tmp_path / "w" / f"{name}.npy")
+        if array.ndim == 4:
+            off = np.abs(stored.transpose(0, 3, 1, 2) - array).max(axis=(1, 2, 3))
+            largest = np.abs(array).max(axis=(1, 2, 3))
+            assert (off <= largest / 254 * (1 + 1e-5)).all()
+        else:
+            np.testing.assert_array_equal(stored, array)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32), st.floats(-30, 30))
+def test_quantizing_is_off_by_half_a_step_at_most(out, channels, side, seed, exponent):
+    rng = np.random.default_rng(seed)
+    kernel = (rng.standard_normal((out, channels, side, side)) * 10.0**exponent).astype(np.float32)
+    kernel[rng.random(out) < 0.3] = 0
+    stored, scale = quantize(kernel)
+    assert stored.dtype == np.int8 and scale.dtype == np.float32 and np.isfinite(scale).all() and (scale > 0).all()
+    steps = scale.astype(np.float64)[:, None, None, None]
+    assert (np.abs(stored * steps - kernel) <= (0.5 + 1e-5) * steps).all()
+    used = np.abs(kernel).max(axis=(1, 2, 3)) > 0
+    assert (np.abs(stored[used].astype(int)).max(axis=(1, 2, 3), initial=0) == 127).all()
+
+
+def test_a_damaged_packed_model_is_one_clear_error_and_nothing_is_lost(tiny, tmp_path, capsys):
+    good = tmp_path / "good.npz"
+    pack(random_tensors(), ["a", "b", "c"], 64, good)
+    content = good.read_bytes()
+    bad = {"empty": b"", "cut": content[: len(content) // 2], "text": b"no archive", "npy": _npy(np.arange(3)),
+           "flipped": content[:5000] + bytes(byte ^ 255 for byte in content[5000:5400]) + content[5400:]}
+    out = tmp_path / "w"
+    export_tiny(out, seed=5)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    paths = [tmp_path / "missing.npz"]
+    for name, damaged in bad.items():
+        paths.append(tmp_path / f"{name}.npz")
+        paths[-1].write_bytes(damaged)
+    with np.load(good) as arrays:
+        whole = dict(arrays)
+    wrong = {"classes": {"description": json.dumps({"labels": ["a"], "size": 64})},
+             "size": {"description": json.dumps({"labels": ["a", "b", "c"], "size": 8})},
+             "list": {"description": "[]"}, "shape": {"conv1.weight": whole["conv1.weight"][:, :, 1:]},
+             "scale": {"conv1.weight.scale": whole["conv1.weight.scale"][1:]},
+             "objects": {"conv1.weight": np.array([{}], dtype=object)}}
+    for name, change in wrong.items():
+        paths.append(tmp_path / f"{name}.npz")
+        np.savez(paths[-1], **(whole | change))
+    for path in paths:
+        assert main(["demo", str(path), "--out", str(out), "--force"]) == 1, path
+        assert one_line(capsys.readouterr().err), path
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def _npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
 
 
 def test_operators_are_declared_only_after_exactly_one_error(monkeypatch):
