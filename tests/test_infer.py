@@ -116,6 +116,19 @@ def test_text_output(album, small_weights_dir):
         assert 0 <= float(percent) <= 100 and label.startswith("class ")
 
 
+@each_version
+@pytest.mark.parametrize("source, note", [
+    ("demo", "note: our own small model, 200 classes; `make weights` fetches ImageNet's 1000\n"),
+    ("torchvision IMAGENET1K_V2", ""), ("", "")])  # fmt: skip
+def test_what_there_is_to_know_about_the_weights_is_one_line(version, source, note, small_weights_dir, tmp_path):
+    shutil.copytree(small_weights_dir, tmp_path / "w")
+    manifest = json.loads((tmp_path / "w" / "manifest.json").read_text())
+    (tmp_path / "w" / "manifest.json").write_text(json.dumps(manifest | {"source": source}))
+    result = infer(version, tmp_path / "none.jpg", "--weights", tmp_path / "w")
+    assert result.stderr.startswith(f"{note}error: ") and result.stderr.count("\n") == note.count("\n") + 1
+    assert result.stdout == f"weights: {source} (7 classes)\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--top", "0", CAT], ["--top", "x", CAT], ["--unknown", CAT]])
 def test_wrong_usage(arguments):
     result = infer("v4_no_alloc", *arguments)

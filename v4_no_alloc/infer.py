@@ -22,6 +22,12 @@ from weights import WeightsError, read_manifest
 # Share of the multiply-adds of a 224x224 picture that is done when a stage ends.
 WORK_DONE = {"stem": 0.029, "layer1": 0.192, "layer2": 0.444, "layer3": 0.802, "layer4": 1.0, "avgpool": 1.0}
 
+# What to know about the weights that the exporter makes without a network, by the first word of their source.
+NOTES = {
+    "demo": "our own small model, 200 classes; `make weights` fetches ImageNet's 1000",
+    "synthetic": "these weights are random numbers; the predictions mean nothing",
+}
+
 
 def main():
     arguments = parse_arguments()
@@ -33,8 +39,8 @@ def main():
         sys.exit(f"error: {error}")
     if not arguments.json:
         print(f"weights: {manifest['source']} ({manifest['num_classes']} classes)")
-    if manifest["source"].startswith("synthetic"):
-        print("note: these weights are random numbers; the predictions mean nothing", file=sys.stderr)
+    if note := NOTES.get(manifest["source"].partition(" ")[0]):
+        print(f"note: {note}", file=sys.stderr)
     failed = 0
     for picture in arguments.pictures:
         try:
