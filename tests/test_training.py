@@ -276,6 +276,10 @@ def test_a_training_can_be_made_longer_until_it_cools_down(tmp_path):
     fresh = small_training(2)
     fresh.resume(tmp_path / "empty")
     assert fresh.step == 0
+    for content in (b"", (tmp_path / "checkpoint.pt").read_bytes()[:100_000]):
+        (tmp_path / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(DataError, match=r"checkpoint\.pt is damaged"):
+            same.resume(tmp_path)
 
 
 def run(*arguments, **options):
@@ -291,7 +295,7 @@ def test_from_pictures_to_a_version_that_recognises_them(tmp_path, rng):
     assert result.returncode == 0, result.stderr
     assert "packed: " in result.stdout and "left] epoch" in result.stderr
     log = (tmp_path / "run" / "log.csv").read_text().splitlines()
-    assert len(log) == 2 and log[0].startswith("epoch,size,learning_rate,loss") and log[1].startswith("1.0,48,")
+    assert len(log) == 2 and log[0].startswith("epoch,size,learning_rate,loss") and log[1].startswith("1,48,")
     assert b"<svg" in (tmp_path / "run" / "log.svg").read_bytes()
     weights = tmp_path / "weights"
     result = run(ROOT / "common" / "export_weights.py", "demo", tmp_path / "run" / "resnet50.npz", "--out", weights)

@@ -10,8 +10,8 @@ class GemmConv2d(torch.nn.Conv2d):
     """A convolution without bias that multiplies matrices wherever that is faster than oneDNN's convolution.
 
     Those are 1x1 kernels, and 3x3 ones on the maps of at most SMALL positions to which pictures of 32 to 64 pixels
-    shrink: there oneDNN computes the weights' gradient at a third of the speed of the matrix product. A training step
-    with 128 pictures of 32x32 takes two thirds of the time.
+    shrink. With 128 pictures and 512 channels there, forward and backward, oneDNN reached 41 to 57 GFLOP/s on two
+    cores, the matrix product 89 to 134.
     """
 
     def forward(self, x):

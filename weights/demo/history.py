@@ -15,7 +15,7 @@ def write(rows, directory):
     with open(directory / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: f"{value:.4g}" for key, value in row.items()} for row in rows)
     draw(rows, directory / "log.svg")
 
 

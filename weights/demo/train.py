@@ -15,6 +15,7 @@ and falls, each on a line (Haegele et al., "Scaling laws and compute-optimal tra
 import argparse
 import math
 import os
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -108,7 +109,7 @@ class Training:
         for path in (directory / "checkpoint.pt", directory / "before_cool_down.pt"):
             if not path.exists():
                 continue
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = load(path, self.device)
             if state["recipe"] != self.recipe:
                 raise DataError(f"{path} is of a training with other pictures or options; choose another --out")
             if state["steps"] == self.steps or state["step"] <= min(state["cool_down"], self.cool_down):
@@ -118,6 +119,14 @@ class Training:
                 return
         if (directory / "checkpoint.pt").exists():
             raise DataError(f"{directory} is too far on for other --epochs than it began with; choose another --out")
+
+
+def load(path, device):
+    """Return what a checkpoint holds. Raises DataError."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}): delete it") from None
 
 
 def has_bfloat16(device):
@@ -171,10 +180,9 @@ def record(training, validation, means):
     size = training.size(training.step - 1)
     loss, train_top1 = means.tolist()
     top1, top5 = accuracy(training.model, validation, size, training.device)
-    row = {"epoch": training.step / training.per_epoch, "size": size,
-           "learning_rate": training.optimizer.param_groups[0]["lr"], "loss": loss, "train_top1": train_top1,
-           "top1": top1, "top5": top5, "minutes": training.seconds / 60}  # fmt: skip
-    return {key: round(value, 4) for key, value in row.items()}
+    return {"epoch": training.step / training.per_epoch, "size": size,
+            "learning_rate": training.optimizer.param_groups[0]["lr"], "loss": loss, "train_top1": train_top1,
+            "top1": top1, "top5": top5, "minutes": training.seconds / 60}  # fmt: skip
 
 
 def describe(training):
