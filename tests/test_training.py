@@ -18,6 +18,7 @@ from PIL import Image
 from torch.nn import functional
 
 import batches
+import evaluate
 import train
 from bench.versions import load_version
 from common.weights_on_disk import IMAGENET_V1
@@ -308,10 +309,29 @@ def test_from_pictures_to_a_version_that_recognises_them(tmp_path, rng):
     evaluating = [ROOT / "weights" / "demo" / "evaluate.py", "v2", "--data", data, "--weights", weights]
     result = run(*evaluating, "--out", tmp_path / "accuracy.json")
     assert result.returncode == 0, result.stderr
-    accuracy = json.loads((tmp_path / "accuracy.json").read_text())
+    (accuracy,) = json.loads((tmp_path / "accuracy.json").read_text())
     assert accuracy["pictures"] == 4 and accuracy["top5"] == 1.0 and accuracy["weights"] == "packed resnet50.npz"
-    line = f"v2_vectorized, packed resnet50.npz: top-1 {accuracy['top1']:.2%}, top-5 100.00% of 4 pictures"
-    assert line in result.stdout
+    line = f"packed resnet50.npz, {size}x{size}: top-1 {accuracy['top1']:.2%}, top-5 100.00% of 4 pictures"
+    assert f"v2_vectorized, {line}" in result.stdout
+
+
+def test_results_of_versions_are_kept_side_by_side(tmp_path):
+    path = tmp_path / "accuracy.json"
+    for version, top1 in (("v3", 0.1), ("v2", 0.2), ("v3", 0.3)):
+        evaluate.store({"version": version, "top1": top1}, path)
+    assert json.loads(path.read_text()) == [{"version": "v2", "top1": 0.2}, {"version": "v3", "top1": 0.3}]
+    path.write_text("{}x")
+    with pytest.raises(DataError, match="holds no results"):
+        evaluate.store({"version": "v2"}, path)
+    assert path.read_text() == "{}x"
+
+
+@given(st.integers(1, 30), st.integers(1, 40))
+def test_a_sample_keeps_pictures_and_labels_together(total, count):
+    pictures = Pictures([f"{number}.jpg" for number in range(total)], list(range(total)))
+    chosen = evaluate.sample(pictures, count)
+    assert chosen == evaluate.sample(pictures, count) and len(set(chosen.files)) == min(total, count)
+    assert [f"{label}.jpg" for label in chosen.labels] == chosen.files
 
 
 def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, small_weights_dir):

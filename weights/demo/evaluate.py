@@ -65,11 +65,24 @@ def run(version, directory, weights):
             raise DataError(errors.read().strip().rpartition("\n")[2].removeprefix("error: "))
 
 
-def class_names(weights):
+def read_manifest(weights):
+    """Return (class names, side of the pictures). Raises DataError."""
     try:
-        return json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["labels"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))
+        return manifest["labels"], manifest["preprocessing"]["crop"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"no weights in {weights} ({error}); common/export_weights.py makes some") from None
+
+
+def store(result, path):
+    """Write the result into a JSON list of results, in place of an earlier one of the same version."""
+    try:
+        others = [other for other in json.loads(path.read_text()) if other["version"] != result["version"]]
+    except FileNotFoundError:
+        others = []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} holds no results ({error}); choose another --out") from None
+    path.write_text(json.dumps(sorted([*others, result], key=lambda r: r["version"]), indent=1) + "\n")
 
 
 def sample(pictures, count):
@@ -86,7 +99,7 @@ def parse_arguments():
     parser.add_argument("--weights", type=Path, default=ROOT / "weights" / "resnet50", metavar="DIR",
                         help="default: weights/resnet50")
     parser.add_argument("--count", type=int, metavar="N", help="of the pictures, chosen at random (default: all)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON, too")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="add the result to a JSON file, too")
     arguments = parser.parse_args()
     matching = [version for version in VERSIONS if arguments.version in (version, version.partition("_")[0])]
     if not matching:
@@ -101,18 +114,20 @@ def main():
     arguments = parse_arguments()
     try:
         _, pictures, names = find(arguments.data)
-        known = class_names(arguments.weights)
+        known, size = read_manifest(arguments.weights)
         if strange := [name for name in names if name not in known]:
             raise DataError(f"the weights know no {strange[0]!r} ({len(strange)} of {len(names)} classes are strange "
                             "to them): evaluate them on pictures of their own classes")  # fmt: skip
         if arguments.count:
             pictures = sample(pictures, arguments.count)
-        result = {"version": arguments.version} | evaluate(arguments.version, pictures, names, arguments.weights)
-    except DataError as error:
+        result = {"version": arguments.version, "size": size}
+        result |= evaluate(arguments.version, pictures, names, arguments.weights)
+        print("{version}, {weights}, {size}x{size}: top-1 {top1:.2%}, top-5 {top5:.2%} of {pictures:,} pictures".format(
+            **result))  # fmt: skip
+        if arguments.out:
+            store(result, arguments.out)
+    except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
-    print("{version}, {weights}: top-1 {top1:.2%}, top-5 {top5:.2%} of {pictures:,} pictures".format(**result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
