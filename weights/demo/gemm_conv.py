@@ -10,25 +10,24 @@ class GemmConv2d(torch.nn.Conv2d):
     """A convolution without bias that multiplies matrices wherever that is faster than oneDNN's convolution.
 
     Those are 1x1 kernels, and 3x3 ones on the maps of at most SMALL positions to which pictures of 32 to 64 pixels
-    shrink. With 128 pictures and 512 channels there, forward and backward, oneDNN reached 41 to 57 GFLOP/s on two
-    cores, the matrix product 89 to 134.
+    shrink. A training step of ResNet-50 with 128 pictures takes 0.60 of the time at 32x32, 0.74 at 48x48 and 0.87 at
+    64x64 (medians of five, taking turns, on two cores with AVX-512).
     """
 
     def forward(self, x):
         stride = self.stride[0]
         height, width = ((side - 1) // stride + 1 for side in x.shape[2:])
+        weight = self.weight.permute(0, 2, 3, 1)  # as it lies in memory, so that its gradient need not be rearranged
         if self.kernel_size == (1, 1):
-            columns = x[:, :, ::stride, ::stride].permute(0, 2, 3, 1)
-            weight = self.weight[:, :, 0, 0]
+            columns = x.permute(0, 2, 3, 1)[:, ::stride, ::stride]
         elif self.kernel_size == (3, 3) and x.shape[2:] == (1, 1):
             columns = x.permute(0, 2, 3, 1)
-            weight = self.weight[:, :, 1, 1]  # the other eight taps meet only padding
+            weight = weight[:, 1, 1]  # the other eight taps meet only padding
         elif self.kernel_size == (3, 3) and height * width <= SMALL:
             columns = im2col(x.permute(0, 2, 3, 1), stride, height, width)
-            weight = self.weight.permute(0, 2, 3, 1).flatten(1)
         else:
             return super().forward(x)
-        return functional.linear(columns, weight).permute(0, 3, 1, 2)
+        return functional.linear(columns, weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 def im2col(x, stride, height, width):
