@@ -9,7 +9,7 @@ WEIGHTS := weights/resnet50/manifest.json
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights verify train evaluate data primer primer-pictures \
+.PHONY: help setup demo weights verify train evaluate primer primer-pictures \
         bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures \
         test test-all lint diff clean
 
@@ -27,13 +27,14 @@ weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch
 verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs (needs the pretrained weights)
 	$(PY) -m bench.verify $(ONLY)
 
-train: data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=14]
+train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=14]
 	$(PY) weights/demo/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS))
 
-evaluate: data $(VENV)/bench.stamp $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
+evaluate: given-data $(VENV)/bench.stamp $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
 	$(PY) weights/demo/evaluate.py $(ONLY) --data "$(DATA)"
 
-data:
+.PHONY: given-data
+given-data:
 	@test -n "$(DATA)" || { echo "error: DATA=PATH names the pictures: tiny-imagenet-200 unpacked, or a directory of class directories" >&2; exit 2; }
 
 primer: $(VENV)/primer.stamp ## run the seven lessons of the primer; leaves primer_out/contact_sheet.png

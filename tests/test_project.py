@@ -25,6 +25,12 @@ def test_make_lists_its_targets():
     assert listed.keys() == set(phony) and all(listed.values())
 
 
+@pytest.mark.parametrize("target", ["train", "evaluate"])
+def test_make_asks_for_pictures(target):
+    result = make(target)
+    assert result.returncode == 2 and "error: DATA=PATH names the pictures" in result.stderr and not result.stdout
+
+
 def test_make_diff():
     result = make("diff", "A=v3", "B=v4")
     assert result.returncode == 0 and "Only in v4_no_alloc: buffers.py" in result.stdout

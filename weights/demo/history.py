@@ -2,10 +2,7 @@
 
 import csv
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 COLUMNS = ("epoch", "size", "learning_rate", "loss", "train_top1", "top1", "top5", "minutes")
 
@@ -22,7 +19,8 @@ def write(rows, directory):
 def draw(rows, path):
     """Draw loss and accuracy against epochs; bands of gray show the size of the pictures."""
     epochs = [row["epoch"] for row in rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(9, 3.4), facecolor="white", layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["loss"] for row in rows], color="#0072B2")
     left.set_title("loss in training", loc="left")
     for key, label, color in (("top5", "validation, top 5", "#009E73"), ("top1", "validation, top 1", "#D55E00"),
@@ -37,7 +35,6 @@ def draw(rows, path):
         axes.spines[["top", "right"]].set_visible(False)
         mark_sizes(axes, rows)
     figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
 
 
 def mark_sizes(axes, rows):
