@@ -27,7 +27,7 @@ weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch
 verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs (needs the pretrained weights)
 	$(PY) -m bench.verify $(ONLY)
 
-train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=14]
+train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15]
 	$(PY) weights/demo/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS))
 
 evaluate: given-data $(VENV)/bench.stamp $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from common.errors import ExportError
+from common.weights_on_disk import check_numbers
 
 SCALE = ".scale"  # added to a kernel's name
 
@@ -23,7 +24,11 @@ def quantize(kernel):
 
 
 def pack(tensors, labels, size, path):
-    """Write {state-dict name: float32 array in PyTorch's layout}, the class names, and the side of the pictures."""
+    """Write {state-dict name: float32 array in PyTorch's layout}, the class names, and the side of the pictures.
+
+    Raises ExportError if a tensor holds NaN or infinity, which int8 cannot show.
+    """
+    check_numbers(tensors)
     arrays = {}
     for name, array in tensors.items():
         if array.ndim == 4:

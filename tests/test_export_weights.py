@@ -864,6 +864,15 @@ def test_quantizing_is_off_by_half_a_step_at_most(out, channels, side, seed, exp
     assert (np.abs(stored[used].astype(int)).max(axis=(1, 2, 3), initial=0) == 127).all()
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_int8_cannot_show_is_not_packed(tiny, wrong, tmp_path):
+    tensors = random_tensors()
+    tensors["conv1.weight"][1, 0, 0, 0] = wrong
+    with pytest.raises(ExportError, match=r"conv1\.weight holds NaN"):
+        pack(tensors, ["a", "b", "c"], 64, tmp_path / "my.npz")
+    assert not (tmp_path / "my.npz").exists()
+
+
 def test_a_damaged_packed_model_is_one_clear_error_and_nothing_is_lost(tiny, tmp_path, capsys):
     good = tmp_path / "good.npz"
     pack(random_tensors(), ["a", "b", "c"], 64, good)

@@ -157,8 +157,9 @@ def test_pictures_are_decoded_as_the_versions_do(tmp_path, rng):
     (tmp_path / "upright.jpg").write_bytes(jpeg(rng))
     (tmp_path / "rotated.jpg").write_bytes(jpeg(rng, exif=rotated))
     Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(tmp_path / "gray.png")
+    (tmp_path / "large.jpg").write_bytes(jpeg(rng, side=100))
     files = sorted(tmp_path.iterdir())
-    dataset = batches.decode(Pictures(files, [0, 1, 0]))
+    dataset = batches.decode(Pictures(files, [0] * len(files)))
     inputs = batches.prepare(dataset.pixels, 64, torch.device("cpu")).permute(0, 2, 3, 1).numpy()
     load_image = load_version("v2_vectorized").image.load_image
     for seen, file in zip(inputs, files):
@@ -281,6 +282,17 @@ def test_a_training_can_be_made_longer_until_it_cools_down(tmp_path):
         (tmp_path / "checkpoint.pt").write_bytes(content)
         with pytest.raises(DataError, match=r"checkpoint\.pt is damaged"):
             same.resume(tmp_path)
+
+
+def test_a_training_that_diverges_stops_and_keeps_its_checkpoint(tmp_path):
+    training = small_training(2)
+    training.save(tmp_path / "checkpoint.pt")
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with torch.no_grad():
+        training.model.fc.weight[0, 0] = float("nan")
+    with pytest.raises(DataError, match="no number any more at step 1: lower --rate"):
+        train.run(training, training.dataset, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def run(*arguments, **options):

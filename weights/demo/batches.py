@@ -23,7 +23,8 @@ def decode(pictures):
     for number, file in enumerate(tqdm(pictures.files, "decoding", disable=None)):
         try:
             with Image.open(file) as picture:
-                square = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (SIDE, SIDE))
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                square = ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BILINEAR)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file}: not a readable picture ({error})") from None
         pixels[number] = torch.from_numpy(np.array(square)).permute(2, 0, 1)

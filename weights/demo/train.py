@@ -41,7 +41,7 @@ SIZES = ((0.65, 32), (0.88, 48), (1.0, 64))  # until this share of all steps, pi
 TRY_SIZES = (48, 56, 64, 72, 80, 96)  # the best size to recognise at need not be the one trained on
 SMOOTHING = 0.1  # of the labels
 SAVE_EVERY = 180  # seconds between checkpoints
-QUICK = 2000  # validation pictures after each epoch; all of them at the end
+QUICK = 2000  # validation pictures after each epoch, or a few more; all of them at the end
 
 
 class Training:
@@ -150,7 +150,8 @@ def accuracy(model, dataset, size, device, batch=200):
 
 def run(training, validation, directory):
     """Take the steps that are left; log, draw and save on the way."""
-    quick = Dataset(validation.pixels[:QUICK], validation.labels[:QUICK])
+    every = max(1, len(validation.labels) // QUICK)  # they may lie sorted by class
+    quick = Dataset(validation.pixels[::every], validation.labels[::every])
     sums, count, started, saved = torch.zeros(2), 0, time.monotonic() - training.seconds, time.monotonic()
     training.model.train()
     # A step's work grows with its pictures, so pixels tell the time left better than steps.
@@ -161,7 +162,10 @@ def run(training, validation, directory):
             if training.step == training.cool_down:
                 training.save(directory / "before_cool_down.pt")
             progress.update(pixels[training.step])
-            sums += training.take_step().cpu()
+            means = training.take_step().cpu()
+            if not means.isfinite().all():
+                raise DataError(f"the loss is no number any more at step {training.step}: lower --rate")
+            sums += means
             count += 1
             training.seconds = time.monotonic() - started
             ended = training.step % training.per_epoch == 0 or training.step == training.steps
@@ -215,7 +219,7 @@ def parse_arguments():
                         help="tiny-imagenet-200, or a directory of class directories")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "run", metavar="DIR",
                         help="for everything; resumed if it is there (default: weights/demo/run)")
-    parser.add_argument("--epochs", type=float, default=14, help="times through the pictures (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=15, help="times through the pictures (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="pictures in a step (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=0.25, help="highest learning rate (default: %(default)s)")
     parser.add_argument("--decay", type=float, default=1e-4, help="weight decay (default: %(default)s)")
