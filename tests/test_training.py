@@ -21,6 +21,7 @@ import batches
 import evaluate
 import train
 from bench.versions import load_version
+from common.packed import pack
 from common.weights_on_disk import IMAGENET_V1
 from gemm_conv import GemmConv2d
 from pictures import DataError, Pictures, find
@@ -181,6 +182,35 @@ def test_augmenting_moves_and_mirrors_whole_pictures(seed, count, side):
         assert any(np.array_equal(after, window) or np.array_equal(after, window[..., ::-1]) for window in windows)
 
 
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(8, 64))
+def test_varying_shows_a_part_of_each_picture_in_other_colours(seed, count, side):
+    """Of a picture that is brighter the further right, and redder the further down."""
+    generator = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(60, 120, side)
+    pictures = torch.stack([ramp.repeat(side, 1) + ramp[:, None], ramp.repeat(side, 1), ramp.repeat(side, 1)])
+    pixels = pictures.to(torch.uint8).repeat(count, 1, 1, 1)
+    varied = batches.vary(pixels, generator)
+    assert varied.dtype == torch.uint8 and varied.shape == pixels.shape
+    parts = varied.double()
+    gray = parts.mean(dim=1)
+    assert gray.min() > 0.69 * 80 and gray.max() < 1.31 * 160
+    rightwards = gray.mean(dim=1).diff(dim=1)
+    assert (((rightwards > -1).all(dim=1)) | ((rightwards < 1).all(dim=1))).all()  # mirrored or not, in one piece
+    redness = (parts[:, 0] - parts[:, 1]).mean(dim=2)
+    assert (redness.diff(dim=1) > -1.5).all() and (redness > 0.3 * 60 - 2).all() and (redness < 2 * 120 + 2).all()
+    # A side is at least 0.35 * 3/4 square-rooted, so half of the ramp's 60; brightness 0.7; three numbers are rounded.
+    assert ((gray.mean(dim=1)[:, 0] - gray.mean(dim=1)[:, -1]).abs() > 0.7 * 0.5 * 60 * (side - 2) / side - 2).all()
+
+
+def test_varying_differs_between_pictures_and_steps_and_mirrors_half():
+    pixels = torch.arange(64, dtype=torch.uint8).repeat(1000, 3, 8, 1)
+    varied = batches.vary(pixels, batches.generator(SEED, 1)).double().mean(dim=(1, 2))
+    assert len({tuple(row) for row in varied.tolist()}) > 900
+    assert 400 < (varied[:, 0] > varied[:, -1]).sum() < 600  # six standard deviations
+    again, other = (batches.vary(pixels, batches.generator(SEED, step)).double().mean(dim=(1, 2)) for step in (1, 2))
+    assert torch.equal(varied, again) and not torch.equal(varied, other)
+
+
 @given(st.integers(1, 9), st.integers(0, 50), st.integers(0, 5), st.integers(0, 2**31))
 def test_an_epoch_shows_every_picture_at_most_once(size, more, epoch, seed):
     count = size + more
@@ -212,11 +242,11 @@ def test_gemm_convolution_equals_convolution(kernel, count, height, width, seed)
     torch.testing.assert_close(ours.weight.grad, weight.grad, check_stride=False)
 
 
-def small_training(epochs, pictures=12, batch=4, seed=SEED, labels=("cats", "dogs")):
+def small_training(epochs, pictures=12, batch=4, seed=SEED, labels=("cats", "dogs"), start=None):
     generator = torch.Generator().manual_seed(3)
     pixels = torch.randint(256, (pictures, 3, 64, 64), dtype=torch.uint8, generator=generator)
     dataset = batches.Dataset(pixels, torch.arange(pictures) % 2)
-    options = Namespace(epochs=epochs, batch=batch, rate=0.02, decay=1e-4, seed=seed)
+    options = Namespace(epochs=epochs, batch=batch, rate=0.02, decay=1e-4, seed=seed, start=start)
     return train.Training(options, dataset, list(labels), torch.device("cpu"))
 
 
@@ -284,6 +314,55 @@ def test_a_training_can_be_made_longer_until_it_cools_down(tmp_path):
             same.resume(tmp_path)
 
 
+def test_fine_tuning_starts_from_trained_weights_and_only_slows_down(tmp_path):
+    trained, file = small_training(1), tmp_path / "resnet50.pth"
+    trained.take_step()
+    torch.save(trained.model.state_dict(), file)
+    tuned = small_training(4, start=file)
+    assert torch.equal(weights_of(tuned), weights_of(trained))
+    rates, sizes = [], []
+    for step in range(tuned.steps):
+        tuned.step = step
+        rates.append(tuned.learning_rate())
+        sizes.append(tuned.size())
+    assert set(sizes) == {64} and rates == sorted(rates, reverse=True) and rates[0] == 0.02 and rates[-1] > 0
+    tuned.step = 1
+    pictures, _ = tuned.batch()
+    tuned.tuning = False
+    assert not torch.equal(pictures, tuned.batch()[0])
+    tuned.save(tmp_path / "checkpoint.pt")
+    same = small_training(4, start=file)
+    same.resume(tmp_path)
+    assert same.step == 1
+    with pytest.raises(DataError, match="other pictures or options"):
+        small_training(4).resume(tmp_path)
+    others = small_training(4, start=file, labels=("cats", "dogs", "owls")).model.state_dict()
+    kernel = trained.model.state_dict()["layer4.2.conv3.weight"]
+    assert others["fc.weight"].shape[0] == 3 and torch.equal(others["layer4.2.conv3.weight"], kernel)
+    arrays = {name: tensor.numpy() for name, tensor in trained.model.state_dict().items()}
+    pack({name: array for name, array in arrays.items() if not name.endswith(train.COUNTER)},
+         ["cats", "dogs"], 64, tmp_path / "resnet50.npz")  # fmt: skip
+    packed = small_training(1, start=tmp_path / "resnet50.npz").model.state_dict()["layer4.2.conv3.weight"]
+    assert 0 < (packed - kernel).abs().max() < 0.5001 * kernel.abs().max() / 127
+
+
+def test_fine_tuning_from_what_is_no_trained_network_is_one_clear_error(tmp_path):
+    file = tmp_path / "resnet50.pth"
+    with pytest.raises(DataError, match=r"there is no .*resnet50\.pth$"):
+        small_training(1, start=file)
+    file.write_bytes(b"no weights")
+    with pytest.raises(DataError, match=r"resnet50\.pth is damaged .*: name another file"):
+        small_training(1, start=file)
+    for content in (torch.zeros(3), {"fc.weight": torch.zeros(2, 2048)}):
+        torch.save(content, file)
+        with pytest.raises(DataError, match="holds no ResNet-50"):
+            small_training(1, start=file)
+    state = small_training(1).model.state_dict()
+    torch.save(state | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, file)
+    with pytest.raises(DataError, match=r"does not fit: .*conv1\.weight"):
+        small_training(1, start=file)
+
+
 def test_a_training_that_diverges_stops_and_keeps_its_checkpoint(tmp_path):
     training = small_training(2)
     training.save(tmp_path / "checkpoint.pt")
@@ -316,8 +395,11 @@ def test_from_pictures_to_a_version_that_recognises_them(tmp_path, rng):
     manifest = json.loads((weights / "manifest.json").read_text())
     assert manifest["labels"] == ["cats", "dogs"] and manifest["source"] == "packed resnet50.npz"
     size = manifest["preprocessing"]["crop"]
-    assert size == manifest["preprocessing"]["resize"] and f"{size}x{size}: top-1" in result.stdout + run(
-        *training, "--epochs", 1).stdout  # a finished training only measures and packs again
+    *whole, packed = json.loads((tmp_path / "run" / "sizes.json").read_text())
+    assert size == manifest["preprocessing"]["resize"] == max(whole, key=lambda row: row["top1"])["size"]
+    assert packed["kernels"] == "int8" and packed["size"] == size
+    line = f"int8 kernels, {size}x{size}: top-1 {packed['top1']:.2%}, top-5 100.00%"
+    assert line in run(*training, "--epochs", 1).stdout  # a finished training only measures and packs again
     evaluating = [ROOT / "weights" / "demo" / "evaluate.py", "v2", "--data", data, "--weights", weights]
     result = run(*evaluating, "--out", tmp_path / "accuracy.json")
     assert result.returncode == 0, result.stderr

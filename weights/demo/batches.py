@@ -1,5 +1,6 @@
-"""From picture files to what the network is trained on: decoded once, then moved, mirrored and scaled every time."""
+"""From picture files to what the network is trained on: decoded once, then changed and scaled every time."""
 
+import math
 from collections import namedtuple
 
 import numpy as np
@@ -49,6 +50,28 @@ def augment(pixels, generator):
     height, width = pixels.shape[2:]
     moved = [picture[:, top : top + height, left : left + width] for picture, (top, left) in zip(padded, moves)]
     return torch.stack([picture.flip(2) if mirror else picture for picture, mirror in zip(moved, mirrored)])
+
+
+def vary(pixels, generator):
+    """Cut a random part out of each picture, mirror half of them, and change brightness and saturation.
+
+    The part has 35 to 100 % of the area, and sides in a ratio of 3:4 to 4:3 (Szegedy et al., "Going deeper with
+    convolutions", 2015, section 6). Takes and returns uint8 (count, 3, height, width).
+    """
+    def uniform(low, high):
+        return low + (high - low) * torch.rand(len(pixels), generator=generator)
+
+    area, ratio = uniform(0.35, 1), uniform(math.log(3 / 4), math.log(4 / 3)).exp()
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)  # of the middle; a picture is -1 ... 1
+    mirror = torch.where(uniform(0, 1) < 0.5, -1, 1)
+    nothing = torch.zeros(len(pixels))
+    maps = torch.stack([width * mirror, nothing, left, nothing, height, top], dim=1).view(-1, 2, 3)
+    grid = functional.affine_grid(maps, list(pixels.shape), align_corners=False)
+    parts = functional.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
+    gray = parts.mean(dim=1, keepdim=True)
+    brightness, saturation = (uniform(*limits).view(-1, 1, 1, 1) for limits in ((0.7, 1.3), (0.5, 1.5)))
+    return ((gray + (parts - gray) * saturation) * brightness).clamp(0, 255).round().to(torch.uint8)
 
 
 def prepare(pixels, size, device):

@@ -2,6 +2,7 @@
 
     python weights/demo/train.py --data tiny-imagenet-200
     python weights/demo/train.py --data my_pictures --out weights/demo/mine --epochs 30
+    python weights/demo/train.py --data my_pictures --out weights/demo/tuned --start mine/resnet50.npz --rate 0.05
 
 --out gets a checkpoint, from which the same command goes on after a stop; log.csv and log.svg; at the end
 resnet50.pth, a state dict, and resnet50.npz, the packed model, which `common/export_weights.py demo` unpacks.
@@ -10,9 +11,14 @@ The recipe: SGD with Nesterov momentum, label smoothing (Szegedy et al. 2016, se
 the learning rate falls (Howard, "Training ImageNet in 3 hours for 25 minutes", 2018). The learning rate rises, stays,
 and falls, each on a line (Haegele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
 2024): until it falls, nothing depends on --epochs, so that a training can be made longer afterwards.
+
+--start fine-tunes a network that is trained already: the learning rate falls from the first step on, pictures have
+their final size, and they are changed more (batches.vary), so that photographs taken in another way are recognised.
 """
 
 import argparse
+import hashlib
+import json
 import math
 import os
 import pickle
@@ -28,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
 import history  # noqa: E402
-from batches import Dataset, augment, decode, generator, prepare, shuffled  # noqa: E402
+from batches import Dataset, augment, decode, generator, prepare, shuffled, vary  # noqa: E402
 from common.errors import ExportError  # noqa: E402
 from common.packed import pack, unpack  # noqa: E402
 from common.pretrained import import_torchvision  # noqa: E402
@@ -38,8 +44,9 @@ from pictures import DataError, find  # noqa: E402
 WARM_UP = 1.0  # epochs in which the learning rate rises
 COOL_DOWN = 0.55  # share of all steps after which it falls
 SIZES = ((0.65, 32), (0.88, 48), (1.0, 64))  # until this share of all steps, pictures of this size
-TRY_SIZES = (48, 56, 64, 72, 80, 96)  # the best size to recognise at need not be the one trained on
+TRY_SIZES = (56, 64, 72)  # the best size to recognise at need not be the one trained on
 SMOOTHING = 0.1  # of the labels
+COUNTER = "num_batches_tracked"  # batch norm's, which plays no part here
 SAVE_EVERY = 180  # seconds between checkpoints
 QUICK = 2000  # validation pictures after each epoch, or a few more; all of them at the end
 
@@ -59,10 +66,14 @@ class Training:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)
         self.recipe = {"batch": arguments.batch, "rate": arguments.rate, "decay": arguments.decay,
                        "seed": arguments.seed, "pictures": len(dataset.labels), "labels": labels}  # fmt: skip
+        self.tuning = arguments.start is not None
+        if self.tuning:
+            take_over(self.model, arguments.start)
+            self.recipe["start"] = hashlib.sha256(arguments.start.read_bytes()).hexdigest()
         self.dataset, self.device = dataset, device
         self.per_epoch = len(dataset.labels) // arguments.batch
         self.steps = math.ceil(arguments.epochs * self.per_epoch)
-        self.cool_down = math.floor(COOL_DOWN * self.steps)
+        self.cool_down = 0 if self.tuning else math.floor(COOL_DOWN * self.steps)
         self.step, self.seconds, self.log = 0, 0.0, []
 
     def take_step(self):
@@ -83,17 +94,18 @@ class Training:
         """The pictures and labels of this step: the same in a resumed training."""
         epoch, number = divmod(self.step, self.per_epoch)
         chosen = shuffled(len(self.dataset.labels), self.recipe["batch"], epoch, self.recipe["seed"])[number]
-        pixels = augment(self.dataset.pixels[chosen], generator(self.recipe["seed"] + 1, self.step))
+        change = vary if self.tuning else augment
+        pixels = change(self.dataset.pixels[chosen], generator(self.recipe["seed"] + 1, self.step))
         return prepare(pixels, self.size(), self.device), self.dataset.labels[chosen].to(self.device)
 
     def learning_rate(self):
-        rising = self.step / (WARM_UP * self.per_epoch)
+        rising = 1.0 if self.tuning else self.step / (WARM_UP * self.per_epoch)
         falling = (self.steps - self.step) / (self.steps - self.cool_down)
         return self.recipe["rate"] * min(rising, 1.0, falling)
 
     def size(self, step=None):
         """Height and width of the pictures at a step, by default the next."""
-        share = (self.step if step is None else step) / self.steps
+        share = 1.0 if self.tuning else (self.step if step is None else step) / self.steps
         return next((size for end, size in SIZES if share < end), SIZES[-1][1])
 
     def save(self, path):
@@ -121,12 +133,37 @@ class Training:
             raise DataError(f"{directory} is too far on for other --epochs than it began with; choose another --out")
 
 
-def load(path, device):
-    """Return what a checkpoint holds. Raises DataError."""
+def take_over(model, path):
+    """Take over the weights in a state dict or packed file, but for the classifier's if it has other classes.
+
+    Raises DataError, or ExportError for a packed file.
+    """
+    tensors = unpacked(path) if path.suffix == ".npz" else load(path, "cpu", "name another file")
+    own = model.state_dict()
+    learned = {name for name in own if not name.endswith(COUNTER)}
+    if not isinstance(tensors, dict) or not learned <= tensors.keys() <= own.keys():
+        raise DataError(f"{path} holds no ResNet-50")
+    if tensors["fc.bias"].shape != own["fc.bias"].shape:
+        tensors |= {name: own[name] for name in ("fc.weight", "fc.bias")}
+    try:
+        model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise DataError(f"{path} does not fit: {' '.join(str(error).split())}") from None
+
+
+def unpacked(path):
+    """The tensors of a packed network. Raises ExportError."""
+    return {name: torch.from_numpy(array) for name, array in unpack(path)[0].items()}
+
+
+def load(path, device, remedy="delete it"):
+    """Return what a file of torch.save holds. Raises DataError."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise DataError(f"there is no {path}") from None
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}): delete it") from None
+        raise DataError(f"{path} is damaged ({type(error).__name__}): {remedy}") from None
 
 
 def has_bfloat16(device):
@@ -197,20 +234,24 @@ def describe(training):
 
 
 def finish(training, validation, labels, directory):
-    """Choose the size of the pictures, pack the network, and say what packing cost."""
+    """Choose the size of the pictures, pack the network, and say what packing cost; sizes.json keeps the figures."""
     torch.save(training.model.state_dict(), directory / "resnet50.pth")
-    measured = {}
-    for size in TRY_SIZES:
-        measured[size] = accuracy(training.model, validation, size, training.device)
-        print("{}x{}: top-1 {:.2%}, top-5 {:.2%}".format(size, size, *measured[size]))
-    size = max(measured, key=measured.get)
+    rows = [measure(training, validation, size, "float32") for size in TRY_SIZES]
+    size = max(rows, key=lambda row: row["top1"])["size"]
     path = directory / "resnet50.npz"
     pack({name: tensor.float().cpu().contiguous().numpy() for name, tensor in training.model.state_dict().items()
-          if not name.endswith("num_batches_tracked")}, labels, size, path)  # fmt: skip
-    tensors = {name: torch.from_numpy(array) for name, array in unpack(path)[0].items()}
-    training.model.load_state_dict(tensors, strict=False)
+          if not name.endswith(COUNTER)}, labels, size, path)  # fmt: skip
+    take_over(training.model, path)
+    rows.append(measure(training, validation, size, "int8"))
+    (directory / "sizes.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"packed: {path}, {path.stat().st_size / 1e6:.1f} MB, for pictures of {size}x{size}")
+
+
+def measure(training, validation, size, kernels):
+    """Return and print the accuracy at a size of the pictures. kernels: how they are stored."""
     top1, top5 = accuracy(training.model, validation, size, training.device)
-    print(f"packed: {path}, {path.stat().st_size / 1e6:.1f} MB; at {size}x{size} top-1 {top1:.2%}, top-5 {top5:.2%}")
+    print(f"{kernels} kernels, {size}x{size}: top-1 {top1:.2%}, top-5 {top5:.2%}")
+    return {"kernels": kernels, "size": size, "top1": top1, "top5": top5}
 
 
 def parse_arguments():
@@ -219,6 +260,8 @@ def parse_arguments():
                         help="tiny-imagenet-200, or a directory of class directories")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "run", metavar="DIR",
                         help="for everything; resumed if it is there (default: weights/demo/run)")
+    parser.add_argument("--start", type=Path, metavar="FILE",
+                        help="fine-tune the network in this resnet50.pth or packed .npz")
     parser.add_argument("--epochs", type=float, default=15, help="times through the pictures (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=128, help="pictures in a step (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=0.25, help="highest learning rate (default: %(default)s)")
