@@ -13,7 +13,7 @@ and falls, each on a line (Haegele et al., "Scaling laws and compute-optimal tra
 2024): until it falls, nothing depends on --epochs, so that a training can be made longer afterwards.
 
 --start fine-tunes a network that is trained already: the learning rate falls from the first step on, pictures have
-their final size, and they are changed more (batches.vary), so that photographs taken in another way are recognised.
+their final size, and they are changed more (batches.vary): things are seen from nearer, and in other light.
 """
 
 import argparse
