@@ -183,23 +183,33 @@ def test_augmenting_moves_and_mirrors_whole_pictures(seed, count, side):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(8, 64))
-def test_varying_shows_a_part_of_each_picture_in_other_colours(seed, count, side):
-    """Of a picture that is brighter the further right, and redder the further down."""
+def test_varying_shows_a_part_of_each_picture(seed, count, side):
+    """Of a gray picture that is brighter the further right and the further down."""
     generator = torch.Generator().manual_seed(seed)
-    ramp = torch.linspace(40, 80, side)  # no colour is cut off at 255: (107 + 1.5 * 53) * 1.3 = 243
-    pictures = torch.stack([ramp.repeat(side, 1) + ramp[:, None], ramp.repeat(side, 1), ramp.repeat(side, 1)])
-    pixels = pictures.to(torch.uint8).repeat(count, 1, 1, 1)
+    ramp = torch.linspace(40, 80, side)
+    pixels = (ramp + ramp[:, None]).to(torch.uint8).repeat(count, 3, 1, 1)
     varied = batches.vary(pixels, generator)
     assert varied.dtype == torch.uint8 and varied.shape == pixels.shape
     parts = varied.double()
-    gray = parts.mean(dim=1)
-    assert gray.min() > 0.69 * 53 and gray.max() < 1.31 * 107
-    rightwards = gray.mean(dim=1).diff(dim=1)
-    assert (((rightwards > -1).all(dim=1)) | ((rightwards < 1).all(dim=1))).all()  # mirrored or not, in one piece
-    redness = (parts[:, 0] - parts[:, 1]).mean(dim=2)
-    assert (redness.diff(dim=1) > -1.5).all() and (redness > 0.3 * 40 - 2).all() and (redness < 2 * 80 + 2).all()
-    # A side is at least 0.35 * 3/4 square-rooted, so half of the ramp's 40; brightness 0.7; three numbers are rounded.
-    assert ((gray.mean(dim=1)[:, 0] - gray.mean(dim=1)[:, -1]).abs() > 0.7 * 0.5 * 40 * (side - 2) / side - 2).all()
+    assert parts.min() > 0.7 * 80 - 1 and parts.max() < 1.3 * 160 + 1
+    rightwards, downwards = parts.mean(dim=2), parts.mean(dim=3)
+    assert (downwards.diff(dim=2) > -1).all()
+    steps = rightwards.diff(dim=2)
+    assert ((steps > -1).all(dim=2) | (steps < 1).all(dim=2)).all()  # mirrored or not, in one piece
+    # A side is at least 0.35 * 3/4 square-rooted, so half of the ramp's 40; in light of 0.7; three numbers are rounded.
+    assert ((rightwards[:, :, 0] - rightwards[:, :, -1]).abs() > 0.7 * 0.5 * 40 * (side - 2) / side - 2).all()
+
+
+def test_varying_changes_saturation_and_light():
+    """Of pictures of one colour, whose green is also their gray: saturation leaves it alone."""
+    pixels = torch.tensor([150, 100, 50], dtype=torch.uint8)[:, None, None].repeat(1000, 1, 8, 8)
+    varied = batches.vary(pixels, batches.generator(SEED, 0)).double()
+    assert (varied == varied[:, :, :1, :1]).all()
+    red, green, blue = varied[:, :, 0, 0].unbind(1)
+    for channel, low, high in ((red, 70, 1.3 * 175), (green, 70, 130), (blue, 0.7 * 25, 130)):
+        span = 0.15 * (high - low)  # so near to the ends at least one in 1000 comes
+        assert low - 1 <= channel.min() < low + span and high - span < channel.max() <= high + 1
+    assert torch.corrcoef(torch.stack([green, red]))[0, 1].abs() < 0.3  # each channel has a gain of its own
 
 
 def test_varying_differs_between_pictures_and_steps_and_mirrors_half():

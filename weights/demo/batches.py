@@ -53,13 +53,14 @@ def augment(pixels, generator):
 
 
 def vary(pixels, generator):
-    """Cut a random part out of each picture, mirror half of them, and change brightness and saturation.
+    """Cut a random part out of each picture, mirror half of them, and change their saturation and their light.
 
     The part has 35 to 100 % of the area, and sides in a ratio of 3:4 to 4:3 (Szegedy et al., "Going deeper with
-    convolutions", 2015, section 6). Takes and returns uint8 (count, 3, height, width).
+    convolutions", 2015, section 6). Light of another colour or brightness is a gain
+    for each channel (von Kries's model), here of 0.7 to 1.3. Takes and returns uint8 (count, 3, height, width).
     """
-    def uniform(low, high):
-        return low + (high - low) * torch.rand(len(pixels), generator=generator)
+    def uniform(low, high, *shape):
+        return low + (high - low) * torch.rand(len(pixels), *shape, generator=generator)
 
     area, ratio = uniform(0.35, 1), uniform(math.log(3 / 4), math.log(4 / 3)).exp()
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
@@ -70,8 +71,8 @@ def vary(pixels, generator):
     grid = functional.affine_grid(maps, list(pixels.shape), align_corners=False)
     parts = functional.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     gray = parts.mean(dim=1, keepdim=True)
-    brightness, saturation = (uniform(*limits).view(-1, 1, 1, 1) for limits in ((0.7, 1.3), (0.5, 1.5)))
-    return ((gray + (parts - gray) * saturation) * brightness).clamp(0, 255).round().to(torch.uint8)
+    saturation, light = uniform(0, 1.5, 1, 1, 1), uniform(0.7, 1.3, 3, 1, 1)
+    return ((gray + (parts - gray) * saturation) * light).clamp(0, 255).round().to(torch.uint8)
 
 
 def prepare(pixels, size, device):
