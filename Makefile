@@ -24,7 +24,7 @@ demo: setup $(WEIGHTS) ## classify a picture: make demo [PICTURE=photo.jpg]
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch)
 	$(PY) common/export_weights.py torchvision --force
 
-verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs (needs the pretrained weights)
+verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of known things
 	$(PY) -m bench.verify $(ONLY)
 
 train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15]

@@ -3,7 +3,7 @@
     python common/export_weights.py                       the best that can be had here
     python common/export_weights.py torchvision           torchvision's pretrained weights
     python common/export_weights.py checkpoint my.pth     a fine-tuned ResNet-50 of your own
-    python common/export_weights.py demo run/resnet50.npz a small model that weights/demo/train.py packed
+    python common/export_weights.py demo                  the small model of our own, 200 classes
     python common/export_weights.py synthetic             random weights, for timing and tests
 
 weights/README.md describes the sources and the files. Only `torchvision` and `checkpoint` need PyTorch.
@@ -126,9 +126,10 @@ def parse_arguments(argv):
     source("torchvision", "torchvision's pretrained weights, downloaded (98 MB)",
            lambda args: from_torchvision(args.tag)).add_argument(
         "--tag", choices=TAGS, default=TAGS[0], help="which training of them (default: %(default)s)")
-    source("demo", "a small model that weights/demo/train.py packed; needs NumPy alone",
+    source("demo", "the small model of our own, 200 classes, or another packed one; needs NumPy alone",
            lambda args: from_demo(args.file)).add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="default: weights/demo/resnet50.npz, not shipped yet")
+        "file", type=Path, nargs="?", metavar="FILE",
+        help="what weights/demo/train.py packed (default: weights/demo/resnet50.npz)")
     _add_checkpoint_options(source(
         "checkpoint", "a ResNet-50 state dict of your own, with any number of classes",
         lambda args: from_checkpoint(args.file, args.labels, resize=args.resize, crop=args.crop,

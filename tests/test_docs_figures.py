@@ -25,7 +25,7 @@ NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 def committed_weights(tmp_path_factory):
     """The weights that the committed pictures were drawn with."""
     directory = tmp_path_factory.mktemp("weights") / "resnet50"
-    command = [sys.executable, "common/export_weights.py", "synthetic", "--out", str(directory)]
+    command = [sys.executable, "common/export_weights.py", "demo", "--out", str(directory)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return directory
 
@@ -133,7 +133,9 @@ def test_any_weights_can_be_drawn(name, small_weights_dir, tmp_path):
     assert (tmp_path / name).stat().st_size > 5000
 
 
-@pytest.mark.parametrize(("source", "random"), [("synthetic seed 3", True), ("torchvision IMAGENET1K_V2", False)])
+@pytest.mark.parametrize(
+    ("source", "random"), [("synthetic seed 3", True), ("torchvision IMAGENET1K_V2", False), ("demo", False)]
+)
 @pytest.mark.parametrize("picture", [learned.filters, learned.feature_maps])
 def test_a_picture_says_which_weights_it_shows(picture, source, random, small_weights_dir, tmp_path):
     for path in small_weights_dir.iterdir():

@@ -90,9 +90,10 @@ class TestVerify:
         assert "nothing to check" in capsys.readouterr().out
 
     @pytest.mark.parametrize(("label", "status"), [("tench", 1), (None, 0)])
-    def test_the_right_class_decides(self, label, status, claiming, monkeypatch, capsys):
+    @pytest.mark.parametrize("source", ["torchvision IMAGENET1K_V2", "demo"])
+    def test_the_right_class_decides(self, source, label, status, claiming, monkeypatch, capsys):
         monkeypatch.setattr(verify, "RIGHT", {"chelsea.png": {"tabby"}, "coffee.png": {"tabby", "cup"}})
-        directory = claiming("torchvision IMAGENET1K_V2", [label or "tabby"] * 7)
+        directory = claiming(source, [label or "tabby"] * 7)
         assert verify.main(["v4"], directory) == status
         out = capsys.readouterr().out
         assert out.count("WRONG") == 2 * status and out.count("v4_no_alloc") == 2

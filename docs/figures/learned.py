@@ -13,6 +13,8 @@ from docs.figures.convolution import CAT, draw_kernel
 from docs.figures.style import RED, WIDTH
 
 REMEDY = "After `make weights`, `make figures` draws what training has found."
+DEMO = "our own small demo model: 200 classes, trained on pictures of 64x64."
+SIDE = 224  # pixels of the photograph: smaller ones leave too little of the late maps to see
 MAPS = 8  # feature maps shown of each stage
 
 
@@ -21,7 +23,7 @@ def provenance(manifest):
     source = manifest["source"]
     if source.startswith("synthetic"):
         return f"RANDOM WEIGHTS ({source}): nothing here was learned. {REMEDY}"
-    return f"Weights: {source}."
+    return f"Weights: {DEMO if source == 'demo' else source}"
 
 
 def sign(figure, manifest, y):
@@ -51,7 +53,7 @@ def feature_maps(weights_dir):
     """Feature maps of the photograph after each stage: the channels that vary most."""
     version = load_version("v3_preload")
     manifest = version.weights.read_manifest(weights_dir)
-    image = version.image.load_image(CAT, manifest["preprocessing"])
+    image = version.image.load_image(CAT, enlarged(manifest["preprocessing"]))
     stages = {}
     model = version.resnet50.ResNet50(weights_dir, image_size=image.shape[0])
     model.forward(image, probe=stages.__setitem__)
@@ -68,6 +70,12 @@ def feature_maps(weights_dir):
     figure.suptitle(title, size=10, y=0.985)
     sign(figure, manifest, 0.012)
     return figure
+
+
+def enlarged(preprocessing):
+    """The preprocessing for pictures of SIDE pixels or more; convolutions take any."""
+    factor = max(1, SIDE / preprocessing["crop"])
+    return preprocessing | {key: round(factor * preprocessing[key]) for key in ("resize", "crop")}
 
 
 def most_varied(activation):
