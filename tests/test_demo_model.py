@@ -30,12 +30,13 @@ def demo_weights(tmp_path_factory):
     return out
 
 
-def names_of(version, pictures, weights):
+def answers(pictures, weights, version="v6_threads"):
+    """What a version says of each picture, as (label, probability) pairs."""
     command = [sys.executable, ROOT / version / "infer.py", *pictures, "--weights", weights, "--json"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "our own small model, 200 classes; `make weights` fetches ImageNet's 1000" in result.stderr
     records = map(json.loads, result.stdout.splitlines())
-    return [[prediction["label"] for prediction in record["predictions"]] for record in records]
+    return [[(entry["label"], entry["probability"]) for entry in record["predictions"]] for record in records]
 
 
 def test_the_file_is_small_and_complete(demo_weights):
@@ -48,14 +49,32 @@ def test_the_file_is_small_and_complete(demo_weights):
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_every_version_recognises_a_cat_and_a_cup_of_coffee(version, demo_weights):
     pictures = [Path(skimage.data.__file__).parent / name for name in ("chelsea.png", "coffee.png")]
-    cat, coffee = names_of(version, pictures, demo_weights)
-    assert set(cat) & CATS and "espresso" in coffee
+    cat, coffee = (dict(found) for found in answers(pictures, demo_weights, version))
+    assert cat.keys() & CATS and "espresso" in coffee
 
 
 @pytest.mark.skipif(not (SHARED / "images" / "tabby.jpg").exists(), reason="this photograph is not in the repository")
 def test_it_recognises_a_tabby(demo_weights):
-    (names,) = names_of("v6_threads", [SHARED / "images" / "tabby.jpg"], demo_weights)
-    assert set(names) & CATS
+    (found,) = answers([SHARED / "images" / "tabby.jpg"], demo_weights)
+    assert dict(found).keys() & CATS
+
+
+def test_the_readme_shows_what_the_demo_answers(demo_weights):
+    (found,) = answers([ROOT / "samples" / "cat.jpg"], demo_weights)
+    shown = re.findall(r"^ +([\d.]+) %  (.+)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert [label for _, label in shown] == [label for label, _ in found]
+    assert all(abs(float(percent) - 100 * p) < 0.02 for (percent, _), (_, p) in zip(shown, found))
+
+
+def test_the_card_shows_what_the_model_answers(demo_weights):
+    pictures = [Path(skimage.data.__file__).parent / name for name in ("chelsea.png", "coffee.png", "rocket.jpg")]
+    pictures += sorted((SHARED / "images").glob("*.jpg"))
+    card = (DEMO / "README.md").read_text("utf-8")
+    for picture, found in zip(pictures, answers(pictures, demo_weights), strict=True):
+        (row,) = re.findall(rf"^\| {re.escape(picture.name)} \| (.+) \|$", card, re.MULTILINE)
+        shown = re.findall(r"([^,]+?) (\d+) %(?:, |$)", row)
+        assert [label for label, _ in shown] == [label for label, _ in found], picture.name
+        assert all(abs(int(percent) - 100 * p) < 0.52 for (_, percent), (_, p) in zip(shown, found)), picture.name
 
 
 def test_the_stated_accuracy_is_what_was_asked_for_and_what_the_card_says():
@@ -66,6 +85,8 @@ def test_the_stated_accuracy_is_what_was_asked_for_and_what_the_card_says():
     whole = next(result for result in ACCURACY if result["version"] == "v6_threads")
     assert whole["pictures"] == 10_000 and whole["top1"] >= 0.42 and whole["top5"] >= 0.69
     assert re.search(r"\| training \|.*CPU", card)
+    summary = f"names {whole['top1']:.0%} of such pictures right at once and {whole['top5']:.0%} among five"
+    assert summary.replace("%", " %") in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_packing_cost_half_a_point_at_most():

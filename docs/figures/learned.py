@@ -13,7 +13,7 @@ from docs.figures.convolution import CAT, draw_kernel
 from docs.figures.style import RED, WIDTH
 
 REMEDY = "After `make weights`, `make figures` draws what training has found."
-DEMO = "our own small demo model: 200 classes, trained on pictures of 64x64."
+DEMO = "our own small demo model: 200 classes, trained on pictures of 64x64"
 SIDE = 224  # pixels of the photograph: smaller ones leave too little of the late maps to see
 MAPS = 8  # feature maps shown of each stage
 
@@ -23,7 +23,7 @@ def provenance(manifest):
     source = manifest["source"]
     if source.startswith("synthetic"):
         return f"RANDOM WEIGHTS ({source}): nothing here was learned. {REMEDY}"
-    return f"Weights: {DEMO if source == 'demo' else source}"
+    return f"Weights: {DEMO if source == 'demo' else source}."
 
 
 def sign(figure, manifest, y):

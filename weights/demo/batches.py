@@ -56,8 +56,8 @@ def vary(pixels, generator):
     """Cut a random part out of each picture, mirror half of them, and change their saturation and their light.
 
     The part has 35 to 100 % of the area, and sides in a ratio of 3:4 to 4:3 (Szegedy et al., "Going deeper with
-    convolutions", 2015, section 6). Light of another colour or brightness is a gain
-    for each channel (von Kries's model), here of 0.7 to 1.3. Takes and returns uint8 (count, 3, height, width).
+    convolutions", 2015, section 6). Light of another colour or brightness is a gain for each channel (von
+    Kries's model), here of 0.7 to 1.3. Takes and returns uint8 (count, 3, height, width).
     """
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(len(pixels), *shape, generator=generator)
