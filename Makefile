@@ -5,7 +5,7 @@ PICTURE ?= samples/cat.jpg
 A       ?= v3
 B       ?= v4
 PY      := $(VENV)/bin/python
-WEIGHTS := weights/resnet50/manifest.json
+WEIGHTS := weights/resnet50.safetensors
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -101,12 +101,12 @@ $(PY):
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/base.stamp: requirements.txt requirements-compiler.txt $(PY)
-	$(PIP) -r requirements.txt
+$(VENV)/base.stamp: requirements/base.txt requirements/compiler.txt requirements/constraints.txt $(PY)
+	$(PIP) -r requirements/base.txt
 	@for compiler in "$$CC" cc gcc clang; do if [ -n "$$compiler" ] && command -v $$compiler > /dev/null; then exit 0; fi; done; \
-	echo "no C compiler found: installing one from a wheel" && $(PIP) -r requirements-compiler.txt
+	echo "no C compiler found: installing one from a wheel" && $(PIP) -r requirements/compiler.txt
 	@touch $@
 
-$(VENV)/%.stamp: requirements-%.txt $(VENV)/base.stamp
+$(VENV)/%.stamp: requirements/%.txt requirements/constraints.txt $(VENV)/base.stamp
 	$(PIP) -r $<
 	@touch $@

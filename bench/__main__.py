@@ -8,7 +8,7 @@ from bench import commands, readme, scaling
 from bench.inputs import InputError, available_cores
 from bench.peers import PEERS
 from bench.results import ResultsError
-from bench.versions import DIRECT, ROOT, VERSIONS
+from common.versions import DIRECT, ROOT, VERSIONS
 
 
 def main():

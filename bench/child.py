@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 from bench import measure, peers, profile
 from bench.allocations import counted_allocations
-from bench.versions import DIRECT, load_version
+from common.versions import DIRECT, load_version
 
 
 def main():

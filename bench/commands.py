@@ -19,7 +19,7 @@ from bench.inputs import InputError, available_cores, picture, reference, source
 from bench.live import Display
 from bench.peers import MODULES
 from bench.race import Race, group_name
-from bench.versions import DIRECT, ROOT, VERSIONS
+from common.versions import DIRECT, ROOT, VERSIONS
 from bench.worker import Worker, WorkerError
 
 RUNS = ROOT / "bench" / "results" / "runs"

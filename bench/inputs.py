@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from bench.reference import reference_logits
-from bench.versions import ROOT
+from common.versions import ROOT
 
 WEIGHTS = ROOT / "weights" / "resnet50"
 SYNTHETIC = ROOT / "weights" / ".synthetic"  # beside the user's own, which a benchmark must not make up

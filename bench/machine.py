@@ -12,7 +12,7 @@ from pytest_benchmark.utils import get_commit_info
 from threadpoolctl import threadpool_info
 
 from bench.peak import FLAGS, find_compiler
-from bench.versions import ROOT
+from common.versions import ROOT
 
 # The instruction sets that decide a float32 kernel's speed; a CPU lists a hundred others.
 SIMD = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512_bf16", "amx_tile", "asimd", "sve", "neon")

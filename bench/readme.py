@@ -13,7 +13,7 @@ from bench.race import group_name, ratio
 from bench.report import MISSING, factor, milliseconds, number
 from bench.results import ResultsError, group, plural
 from bench.scaling import THREAD_GROUP
-from bench.versions import DIRECT, VERSIONS
+from common.versions import DIRECT, VERSIONS
 
 
 def latency(results):

@@ -11,7 +11,7 @@ from rich.table import Table
 from bench.network import layers
 from bench.race import ratio
 from bench.results import group, plural
-from bench.versions import VERSIONS
+from common.versions import VERSIONS
 
 PUBLISHED = Path(__file__).with_name("published.json")
 MISSING = "–"

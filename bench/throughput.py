@@ -8,7 +8,7 @@ import os
 
 from bench import results
 from bench.check import WrongOutput, check_logits
-from bench.versions import VERSIONS
+from common.versions import VERSIONS
 from bench.worker import Worker, WorkerError
 
 GROUP = "throughput"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS
 
 RIGHT = {
     "chelsea.png": {"tabby", "tiger cat", "Egyptian cat"},

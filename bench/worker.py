@@ -11,7 +11,7 @@ import sys
 import tempfile
 from multiprocessing import Pipe
 
-from bench.versions import DIRECT, ROOT, VERSIONS
+from common.versions import DIRECT, ROOT, VERSIONS
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
                     "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS")

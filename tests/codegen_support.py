@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.reference import reference_activations
-from bench.versions import load_version
+from common.versions import load_version
 from tests.torch_reference import assert_close
 
 V5, V6 = load_version("v5_codegen"), load_version("v6_threads")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.versions import load_version
+from common.versions import load_version
 from tests.torch_reference import PROBES, assert_close, torch_activations, torch_model
 
 SIZES = {

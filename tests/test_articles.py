@@ -26,7 +26,7 @@ import pytest
 
 from bench import readme, results
 from bench.commands import REFERENCE
-from bench.versions import ROOT, VERSIONS, load_version
+from common.versions import ROOT, VERSIONS, load_version
 
 # Commands that a test does not run again, and why. Each must still name a target, a script or a test that exists.
 NOT_RUN = {

@@ -15,7 +15,7 @@ from rich.console import Console
 from bench import commands, inputs, network, peak, profile, race, scaling, throughput
 from bench.__main__ import named
 from bench.reference import reference_logits
-from bench.versions import DIRECT, ROOT, VERSIONS
+from common.versions import DIRECT, ROOT, VERSIONS
 from bench.worker import Worker, WorkerError
 from tests.bench_fakes import clean_environment, make_version, write_answers
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from bench import compare, network, plots, readme, report, results
 from bench.live import Display
 from bench.race import group_name, ratio
-from bench.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS
 from tests.bench_fakes import clean_environment
 
 SECONDS = st.floats(1e-4, 1e3)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.versions import ROOT
+from common.versions import ROOT
 from tests.codegen_support import COMPILERS, HERE, V5, V6, Operators, check_network, own_cache, random_image
 from tests.torch_reference import assert_close
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.versions import ROOT
+from common.versions import ROOT
 from tests.codegen_support import COMPILERS, HERE, V5
 
 compiler = V5.compiler

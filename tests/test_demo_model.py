@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import skimage.data
 
-from bench.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS
 from common import export_weights
 from evaluate import evaluate, sample
 from pictures import find

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench import network
-from bench.versions import ROOT
+from common.versions import ROOT
 from common.architecture import expected_shapes
 from docs.figures import buffers, layer_table, learned
 from docs.figures.__main__ import ARTICLE, FROM_WEIGHTS, HERE, PICTURES, WEIGHTS, draw, main

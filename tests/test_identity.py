@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from bench.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS
 
 # The one list: what each step may change, add or leave out compared with the version before.
 MAY_DIFFER = {

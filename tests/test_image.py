@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from bench.versions import load_version
+from common.versions import load_version
 from common.pretrained import import_torchvision
 
 image = load_version("v1_loops").image  # byte-identical in every version: tests/test_identity.py

@@ -12,7 +12,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from bench.versions import ROOT, VERSIONS, load_version
+from common.versions import ROOT, VERSIONS, load_version
 from tests.torch_reference import PROBES, torch_activations, torch_model
 
 CAT = Path(skimage.data.__file__).parent / "chelsea.png"
@@ -153,6 +153,6 @@ def test_a_name_that_is_no_text(small_weights_dir, tmp_path):
 
 def test_no_version_imports_torch():
     for version in VERSIONS:
-        code = f"from bench.versions import load_version; load_version({version!r}); import sys; print(*sys.modules)"
+        code = f"from common.versions import load_version; load_version({version!r}); import sys; print(*sys.modules)"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
         assert not {"torch", "torchvision", "cv2", "onnxruntime", "scipy"} & set(result.stdout.split())

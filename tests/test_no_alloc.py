@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.versions import load_version
+from common.versions import load_version
 
 v4 = load_version("v4_no_alloc")
 

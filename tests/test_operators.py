@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.versions import load_version
+from common.versions import load_version
 from tests.conftest import SEED
 from tests.torch_reference import assert_close
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from bench import verify
-from bench.versions import ROOT, VERSIONS, load_version
+from common.versions import ROOT, VERSIONS, load_version
 
 
 def make(*arguments):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.versions import ROOT
+from common.versions import ROOT
 from tests.codegen_support import COMPILERS, HERE, V5, V6, check_network, own_cache, poison, random_image
 from tests.test_codegen import CONVOLUTION, check_convolutions
 

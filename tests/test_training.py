@@ -20,7 +20,7 @@ from torch.nn import functional
 import batches
 import evaluate
 import train
-from bench.versions import load_version
+from common.versions import load_version
 from common.packed import pack
 from common.weights_on_disk import IMAGENET_V1
 from gemm_conv import GemmConv2d

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from bench.versions import ROOT
+from common.versions import ROOT
 from docs.figures import (
     activations,
     buffers,

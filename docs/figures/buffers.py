@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
-from bench.versions import load_version
+from common.versions import load_version
 from docs.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, SKY, WIDTH, shade
 
 MIB = 2**20

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
-from bench.versions import ROOT, load_version
+from common.versions import ROOT, load_version
 from docs.figures.style import BLUE, FAINT, INK, ORANGE, PALE, RED, WIDTH, arrow, canvas, frame, grid, shade
 
 CAT = ROOT / "samples" / "cat.jpg"

@@ -8,7 +8,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bench.versions import load_version
+from common.versions import load_version
 from docs.figures.convolution import CAT, draw_kernel
 from docs.figures.style import RED, WIDTH
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.versions import load_version
+from common.versions import load_version
 from docs.figures.style import BLUE, FAINT, ORANGE, PALE, arrow, canvas, frame, grid, shade
 
 FEATURE_MAP = [

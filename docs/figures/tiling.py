@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench import network
-from bench.versions import load_version
+from common.versions import load_version
 from docs.figures.style import BLUE, FAINT, GREEN, ORANGE, PLAIN, RED, WIDTH, shade
 
 MIB = 2**20
