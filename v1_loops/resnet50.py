@@ -1,6 +1,6 @@
 """ResNet-50, version 1: the definition, as plain Python loops.
 
-What changed:     nothing yet: this is where the six versions start.
+What changed:     nothing yet: this is where the versions start.
 Why it helps:     to be read. Every sum is written out, one multiplication at a time, on nested lists; the
                   interpreter spends dozens of instructions of its own on each.
 What did not:     nothing yet. From here on: the network, its results, and how the program is used.
@@ -11,7 +11,7 @@ import numpy as np
 
 from image import check_image, check_image_size
 from ops import add, average_pool, batch_norm, conv2d, fully_connected, max_pool, relu
-from weights import WeightFiles
+from weights import WeightFile
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
@@ -20,16 +20,14 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    shows_progress = True  # a picture takes minutes: infer.py then reports each stage
-
-    def __init__(self, weights_dir, image_size=224):
+    def __init__(self, weights_file, image_size=224):
         """Open the weights. image_size: height and width of the pictures, at least 32 pixels.
 
         Raises WeightsError if the weights are missing or damaged, ValueError for a smaller picture.
         """
         check_image_size(image_size)
         self.image_size = image_size
-        self.weights = WeightFiles(weights_dir)
+        self.weights = WeightFile(weights_file)
         self.num_classes = self.weights.manifest["num_classes"]
 
     def forward(self, image, probe=None):

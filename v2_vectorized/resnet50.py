@@ -8,7 +8,7 @@ Run it:           python v2_vectorized/infer.py PICTURE
 
 from image import check_image, check_image_size
 from ops import add, average_pool, batch_norm, conv2d, fully_connected, max_pool, relu
-from weights import WeightFiles
+from weights import WeightFile
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
@@ -17,14 +17,14 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_dir, image_size=224):
+    def __init__(self, weights_file, image_size=224):
         """Open the weights. image_size: height and width of the pictures, at least 32 pixels.
 
         Raises WeightsError if the weights are missing or damaged, ValueError for a smaller picture.
         """
         check_image_size(image_size)
         self.image_size = image_size
-        self.weights = WeightFiles(weights_dir)
+        self.weights = WeightFile(weights_file)
         self.num_classes = self.weights.manifest["num_classes"]
 
     def forward(self, image, probe=None):

@@ -1,129 +1,69 @@
-"""The exported weights: checked when the model is built, read from disk when a layer asks for them."""
+"""The weights file: checked when the model is built; a tensor is read when a layer asks for it."""
 
-import hashlib
-import io
 import json
 import shlex
 from pathlib import Path
 
 import numpy as np
-
-FORMAT = 1
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 
 class WeightsError(Exception):
     """Weights that cannot be used; the message is one line that names the file and the command that mends it."""
 
 
-def remedy(weights_dir):
-    return f"to mend it: python common/export_weights.py --force --out {shlex.quote(str(weights_dir))}"
+def read_manifest(weights_file: str | Path) -> dict:
+    """Return the manifest of a weights file: source, num_classes, labels (one a class), preprocessing; perhaps a note.
 
-
-def read_manifest(weights_dir):
-    """Return the manifest of a weights directory: source, num_classes, labels, preprocessing, tensors.
-
-    Raises WeightsError if it is missing, damaged, or of a format that this version does not know.
+    Raises WeightsError unless the file is whole, of this format, and holds the tensors of a ResNet-50.
     """
-    path = Path(weights_dir) / "manifest.json"
+    if Path(weights_file).is_dir():
+        raise WeightsError(f"{weights_file} is a directory; weights are one file: python common/export_weights.py")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        newer = manifest["format"] > FORMAT
-        if not newer:
-            check_manifest(manifest)
-    except (FileNotFoundError, NotADirectoryError):
-        raise WeightsError(f"no weights: {path} is missing; {remedy(weights_dir)}") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); {remedy(weights_dir)}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"{path} is damaged ({reason}); {remedy(weights_dir)}") from None
-    if newer:
-        raise WeightsError(
-            f"{path} has format {manifest['format']}, this code reads format {FORMAT}: update the repository, "
-            f"or {remedy(weights_dir)}"
-        )
-    return manifest
+        with safe_open(weights_file, framework="numpy") as file:
+            manifest = json.loads((file.metadata() or {})["manifest"])
+            if manifest["format"] != 2:
+                raise ValueError(f"format {manifest['format']}, this code reads format 2")
+            if len(manifest["labels"]) != manifest["num_classes"]:
+                raise ValueError(f"{len(manifest['labels'])} labels for {manifest['num_classes']} classes")
+            for name, shape in resnet50_shapes(manifest["num_classes"]).items():
+                found = file.get_slice(name)
+                if (found.get_dtype(), *found.get_shape()) != ("F32", *shape):
+                    raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not float32 {list(shape)}")
+            return manifest
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        command = f"python common/export_weights.py --force --out {shlex.quote(str(weights_file))}"
+        raise WeightsError(f"{weights_file} cannot be used ({error}); to mend it: {command}") from None
 
 
-def check_manifest(manifest):
-    """Raise ValueError, TypeError or KeyError unless the manifest's entries fit each other and the network."""
-    if not isinstance(manifest["source"], str):
-        raise TypeError("source: expected text")
-    if len(manifest["labels"]) != manifest["num_classes"]:
-        raise ValueError(f"{len(manifest['labels'])} labels for {manifest['num_classes']} classes")
-    preprocessing = manifest["preprocessing"]
-    crop, resize = preprocessing["crop"], preprocessing["resize"]
-    if not (isinstance(crop, int) and isinstance(resize, int) and 32 <= crop <= resize):
-        raise ValueError("preprocessing: expected whole numbers 32 <= crop <= resize")
-    channels = np.array([preprocessing["mean"], preprocessing["std"]], dtype=np.float32)
-    if channels.shape != (2, 3) or not np.isfinite(channels).all() or not channels[1].all():
-        raise ValueError("preprocessing: expected three means and three standard deviations that are not zero")
-    if preprocessing["interpolation"] not in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
-        raise ValueError(f"preprocessing: unknown interpolation {preprocessing['interpolation']!r}")
-    expected = resnet50_shapes(manifest["num_classes"])
-    found = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items()}
-    if not all(isinstance(entry["sha256"], str) for entry in manifest["tensors"].values()):
-        raise TypeError("tensors: expected a sha256 for each")
-    if found != expected:
-        name = min(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
-        raise ValueError(f"{name}: shape {found.get(name)}, ResNet-50 has {expected.get(name)}")
-
-
-def resnet50_shapes(num_classes):
+def resnet50_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of every tensor of ResNet-50; convolutions are (out, kernel_h, kernel_w, in)."""
-    shapes = {"fc.weight": (num_classes, 2048), "fc.bias": (num_classes,)}
-
-    def add_conv_bn(conv, bn, out_channels, kernel, in_channels):
-        shapes[f"{conv}.weight"] = (out_channels, kernel, kernel, in_channels)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{bn}.{name}"] = (out_channels,)
-
-    add_conv_bn("conv1", "bn1", 64, 7, 3)
-    in_channels = 64
+    convolutions, in_channels = {"conv1": (64, 7, 7, 3)}, 64
     for stage, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=1):
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            add_conv_bn(f"{name}.conv1", f"{name}.bn1", width, 1, in_channels)
-            add_conv_bn(f"{name}.conv2", f"{name}.bn2", width, 3, width)
-            add_conv_bn(f"{name}.conv3", f"{name}.bn3", 4 * width, 1, width)
-            if block == 0:
-                add_conv_bn(f"{name}.downsample.0", f"{name}.downsample.1", 4 * width, 1, in_channels)
+        for block in (f"layer{stage}.{index}" for index in range(blocks)):
+            convolutions[f"{block}.conv1"] = width, 1, 1, in_channels
+            convolutions[f"{block}.conv2"] = width, 3, 3, width
+            convolutions[f"{block}.conv3"] = 4 * width, 1, 1, width
+            if block.endswith(".0"):
+                convolutions[f"{block}.downsample.0"] = 4 * width, 1, 1, in_channels
             in_channels = 4 * width
+    shapes = {"fc.weight": (num_classes, in_channels), "fc.bias": (num_classes,)}
+    for conv, shape in convolutions.items():
+        bn = conv.replace("conv", "bn").replace("downsample.0", "downsample.1")
+        shapes[f"{conv}.weight"] = shape
+        shapes |= {f"{bn}.{name}": shape[:1] for name in ("weight", "bias", "running_mean", "running_var")}
     return shapes
 
 
-def read_tensor(weights_dir, name, entry):
-    """Read one tensor and check it against its manifest entry: float32, the same shape, the same bytes."""
-    path = Path(weights_dir) / f"{name}.npy"
-    try:
-        data = path.read_bytes()
-        tensor = np.load(io.BytesIO(data), allow_pickle=False)
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing; {remedy(weights_dir)}") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error}); {remedy(weights_dir)}") from None
-    except Exception as error:  # a damaged header makes NumPy's parser fail in many ways
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} is damaged ({reason}); {remedy(weights_dir)}") from None
-    shape = tuple(entry["shape"])
-    if not isinstance(tensor, np.ndarray) or tensor.shape != shape or tensor.dtype != np.float32:
-        found = f"{tensor.dtype} {tensor.shape}" if isinstance(tensor, np.ndarray) else "an archive"
-        raise WeightsError(f"{path} holds {found}, expected float32 {shape}; {remedy(weights_dir)}")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise WeightsError(f"{path} does not match its checksum; {remedy(weights_dir)}")
-    return tensor
+class WeightFile:
+    """The tensors of a weights file by name, each read from it every time it is asked for."""
 
+    def __init__(self, weights_file: str | Path):
+        """Check the file, so that `forward` need not, and open it. Raises WeightsError."""
+        self.manifest = read_manifest(weights_file)
+        self.file = safe_open(weights_file, framework="numpy")
 
-class WeightFiles:
-    """The tensors of a weights directory by name, each read from its file every time it is asked for."""
-
-    def __init__(self, weights_dir):
-        """Check every file, so that `forward` need not. Raises WeightsError."""
-        self.weights_dir = Path(weights_dir)
-        self.manifest = read_manifest(weights_dir)
-        for name, entry in self.manifest["tensors"].items():
-            read_tensor(weights_dir, name, entry)
-
-    def __getitem__(self, name):
-        """Return the float32 tensor `name`; convolutions are (out, kernel_h, kernel_w, in)."""
-        return np.load(self.weights_dir / f"{name}.npy", allow_pickle=False)
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """Return the tensor `name`; convolutions are (out, kernel_h, kernel_w, in)."""
+        return self.file.get_tensor(name)

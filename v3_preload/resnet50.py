@@ -18,14 +18,14 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_dir, image_size=224):
+    def __init__(self, weights_file, image_size=224):
         """Load the weights. image_size: height and width of the pictures, at least 32 pixels.
 
         Raises WeightsError if the weights are missing or damaged, ValueError for a smaller picture.
         """
         check_image_size(image_size)
         self.image_size = image_size
-        self.weights = WeightPool(weights_dir)
+        self.weights = WeightPool(weights_file)
         self.num_classes = self.weights.manifest["num_classes"]
 
     def forward(self, image, probe=None):
