@@ -7,19 +7,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from common.plot_style import STYLE, save
 from common.versions import ROOT
-from docs.figures import (
-    activations,
-    buffers,
-    convolution,
-    layer_table,
-    learned,
-    pooling,
-    roofline,
-    structure,
-    tiling,
-)
-from docs.figures.style import STYLE, save
+from docs.figures import activations, buffers, convolution, layer_table, learned, pooling, roofline, structure, tiling
 
 HERE = Path(__file__).parent
 ARTICLE = ROOT / "docs" / "06-resnet50-structure.md"

@@ -5,7 +5,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 
-from docs.figures.style import BLUE, FAINT, GREEN, ORANGE, PINK, WIDTH
+from common.plot_style import BLUE, FAINT, GREEN, ORANGE, PINK, WIDTH
 
 
 def activation_functions():

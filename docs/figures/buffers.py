@@ -3,8 +3,8 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
+from common.plot_style import BLUE, FAINT, GREEN, INK, ORANGE, SKY, WIDTH, shade
 from common.versions import load_version
-from docs.figures.style import BLUE, FAINT, GREEN, INK, ORANGE, SKY, WIDTH, shade
 
 MIB = 2**20
 KINDS = {"activation": BLUE, "input, padded": ORANGE, "im2col columns": SKY, "product, transposed": GREEN}

@@ -5,8 +5,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
+from common.plot_style import BLUE, FAINT, INK, ORANGE, PALE, RED, WIDTH, arrow, canvas, frame, grid, shade
 from common.versions import ROOT, load_version
-from docs.figures.style import BLUE, FAINT, INK, ORANGE, PALE, RED, WIDTH, arrow, canvas, frame, grid, shade
 
 CAT = ROOT / "samples" / "cat.jpg"
 EYE_ROW, EYE_COLUMN, EYE_SIZE = 96, 166, 6  # the highlight in the cat's eye

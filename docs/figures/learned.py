@@ -8,9 +8,9 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 
+from common.plot_style import RED, WIDTH
 from common.versions import load_version
 from docs.figures.convolution import CAT, draw_kernel
-from docs.figures.style import RED, WIDTH
 
 REMEDY = "After `make weights`, `make figures` draws what training has found."
 DEMO = "our own small demo model: 200 classes, trained on pictures of 64x64"

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from common.plot_style import BLUE, FAINT, ORANGE, PALE, arrow, canvas, frame, grid, shade
 from common.versions import load_version
-from docs.figures.style import BLUE, FAINT, ORANGE, PALE, arrow, canvas, frame, grid, shade
 
 FEATURE_MAP = [
     [0, 0, 3, 0, 0, 1],

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from bench import network
-from docs.figures.style import BLUE, FAINT, PLAIN, WIDTH
+from common.plot_style import BLUE, FAINT, PLAIN, WIDTH
 
 BALANCES = {6: ":", 22: "--", 88: "-"}  # FLOPs that a machine can do for every byte it can read from memory
 

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench import network
+from common.plot_style import BLUE, FAINT, INK, ORANGE, SKY, STAGES, arrow, box, canvas, shade
 from docs.figures.layer_table import parameters
-from docs.figures.style import BLUE, FAINT, INK, ORANGE, SKY, STAGES, arrow, box, canvas, shade
 
 IMAGE_SIZE = 224
 

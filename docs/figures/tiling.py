@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench import network
+from common.plot_style import BLUE, FAINT, GREEN, ORANGE, PLAIN, RED, WIDTH, shade
 from common.versions import load_version
-from docs.figures.style import BLUE, FAINT, GREEN, ORANGE, PLAIN, RED, WIDTH, shade
 
 MIB = 2**20
 LAYER = "layer1.0.conv2"

@@ -1,4 +1,7 @@
-"""What all pictures share: colours, letters, boxes, arrows, and a way of saving that gives the same file each time."""
+"""The look of every plot and diagram: colours, letters, boxes, arrows, and saving that gives the same file each time.
+
+`with plt.rc_context(STYLE): ...` around the drawing, `save` at its end.
+"""
 
 import io
 from pathlib import Path
@@ -10,19 +13,16 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image
 
+from common import versions
+
 WIDTH = 8.4  # inches; 806 pixels at the 96 dots an inch of a browser: about the width of an article
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
-ORANGE, SKY, GREEN, BLUE, RED, PINK, YELLOW = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#F0E442",
-)
+ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
+RED, PINK, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
 INK, FAINT, PALE = "#222222", "#777777", "#EEEEEE"
 PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind text that a line may cross
+VERSION_COLOURS = dict(zip(versions.VERSIONS, (FAINT, ORANGE, SKY, GREEN, BLUE, RED, PINK)))
+ENGINE = "#BBBBBB"  # whatever is not a version
 STAGES = {"stem": PINK, "layer1": ORANGE, "layer2": SKY, "layer3": GREEN, "layer4": BLUE, "fc": RED}
 STYLE = {
     "font.family": "DejaVu Sans",  # matplotlib brings it along
@@ -49,9 +49,7 @@ def save(figure, path):
     else:
         whole = io.BytesIO()
         figure.savefig(whole, dpi=120)
-        with Image.open(
-            whole
-        ) as picture:  # 256 colours, the best for this picture, take a third of the bytes
+        with Image.open(whole) as picture:  # 256 colours, the best for this picture, take a third of the bytes
             colours = picture.convert("RGB")
             colours.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=5).save(path, optimize=True)
     plt.close(figure)
@@ -73,9 +71,7 @@ def box(axes, x, y, width, height, text, colour, size=10):
     corner = (x - width / 2, y - height / 2)
     round_box = f"round,pad=0,rounding_size={min(width, height) / 5}"
     axes.add_patch(
-        FancyBboxPatch(
-            corner, width, height, boxstyle=round_box, facecolor=shade(colour), edgecolor=colour, zorder=3
-        )
+        FancyBboxPatch(corner, width, height, boxstyle=round_box, facecolor=shade(colour), edgecolor=colour, zorder=3)
     )
     axes.text(x, y, text, ha="center", va="center", size=size, zorder=4)
 
@@ -92,9 +88,7 @@ def grid(axes, values, x, y, cell=1, colours=None, size=10):
         for column, text in enumerate(line):
             left, bottom = x + column * cell, y - (row + 1) * cell
             colour = colours[row][column] if colours else "white"
-            axes.add_patch(
-                Rectangle((left, bottom), cell, cell, facecolor=colour, edgecolor=FAINT, linewidth=0.8)
-            )
+            axes.add_patch(Rectangle((left, bottom), cell, cell, facecolor=colour, edgecolor=FAINT, linewidth=0.8))
             axes.text(left + cell / 2, bottom + cell / 2, text, ha="center", va="center", size=size)
 
 
