@@ -10,8 +10,7 @@ import zlib
 
 import numpy as np
 
-from common.errors import ExportError
-from common.weights_on_disk import check_numbers
+from common.weights_file import ExportError, check_numbers
 
 SCALE = ".scale"  # added to a kernel's name
 

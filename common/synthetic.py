@@ -11,8 +11,8 @@ import zlib
 
 import numpy as np
 
-from common.architecture import expected_shapes
-from common.errors import ExportError
+from common.architecture import tensor_shapes
+from common.weights_file import ExportError
 
 # With these gains the activations' standard deviation stays between 0.5 and 2 from the stem to layer4, for
 # photographs and for noise, at 224x224 and at 32x32, and the logits' between 1 and 3.
@@ -33,7 +33,7 @@ def synthetic(seed=0, num_classes=1000):
         raise ExportError(f"the seed is {seed}; it must be 0 or more")
     if not 1 <= num_classes <= MOST_CLASSES:
         raise ExportError(f"the number of classes is {num_classes}; it must be from 1 to {MOST_CLASSES}")
-    return {name: _tensor(name, shape, seed) for name, shape in expected_shapes(num_classes).items()}
+    return {name: _tensor(name, shape, seed) for name, shape in tensor_shapes(num_classes).items()}
 
 
 def _tensor(name, shape, seed):

@@ -19,7 +19,8 @@ import hypothesis
 import numpy as np
 import pytest
 
-from common.export_weights import synthetic, write_weights
+from common.synthetic import synthetic
+from common.weights_file import IMAGENET_V1, write_weights
 
 SEED = int(os.environ["TEST_SEED"])
 hypothesis.settings.register_profile("project", deadline=None, print_blob=True)
@@ -36,19 +37,12 @@ def rng(request):
     return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
 
 
-def export(directory, state, image_size=224):
-    """Write a state dict as weights whose pictures have image_size x image_size pixels; return the directory."""
-    num_classes = len(state["fc.bias"])
-    preprocessing = {
-        "resize": image_size + 8,
-        "crop": image_size,
-        "interpolation": "bilinear",
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-    }
-    labels = [f"class {index}" for index in range(num_classes)]
-    write_weights(directory, state, source="synthetic for tests", labels=labels, preprocessing=preprocessing)
-    return directory
+def export(path, state, image_size=224):
+    """Write a state dict as weights whose pictures have image_size x image_size pixels; return the file's path."""
+    labels = [f"class {index}" for index in range(len(state["fc.bias"]))]
+    preprocessing = IMAGENET_V1 | {"resize": image_size + 8, "crop": image_size}
+    write_weights(path, state, source="synthetic for tests", labels=labels, preprocessing=preprocessing)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -64,12 +58,12 @@ def small_state():
 
 
 @pytest.fixture(scope="session")
-def weights_dir(state, tmp_path_factory):
+def weights_file(state, tmp_path_factory):
     """Weights of 1000 classes for pictures of 224x224."""
-    return export(tmp_path_factory.mktemp("weights") / "1000", state)
+    return export(tmp_path_factory.mktemp("weights") / "1000.safetensors", state)
 
 
 @pytest.fixture(scope="session")
-def small_weights_dir(small_state, tmp_path_factory):
+def small_weights_file(small_state, tmp_path_factory):
     """Weights of 7 classes for pictures of 32x32, which even version 1 classifies in seconds."""
-    return export(tmp_path_factory.mktemp("weights") / "7", small_state, image_size=32)
+    return export(tmp_path_factory.mktemp("weights") / "7.safetensors", small_state, image_size=32)
