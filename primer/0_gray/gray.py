@@ -7,8 +7,14 @@ One weight for each colour, because the eye does not see them equally bright (IT
     python gray.py [PICTURE] [--out FILE] [--stages]
 """
 
-import lesson
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114
 FRACTION_BITS = 15
@@ -61,11 +67,10 @@ def stages(picture, gray):
 
 
 def main():
-    arguments = lesson.Parser(__doc__, sample="coffee").parse_args()
-    picture = lesson.read_picture(arguments)
-    gray = lesson.race("to gray", lambda: to_gray(picture),
-                       lambda cv2: cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
-    lesson.write_results(arguments, gray, lambda: stages(picture, gray))
+    arguments = lesson.parser(__doc__, sample="coffee").parse_args()
+    picture = lesson.read(arguments)
+    gray = lesson.race("to gray", lambda: to_gray(picture), lambda: cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+    lesson.write(arguments, gray, lambda: stages(picture, gray))
 
 
 if __name__ == "__main__":

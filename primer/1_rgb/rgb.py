@@ -6,8 +6,14 @@ The result is the picture with every hue turned by --turn degrees: to HSV and ba
     python rgb.py [PICTURE] [--out FILE] [--stages] [--turn DEGREES]
 """
 
-import lesson
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
 
 EPSILON = np.finfo(np.float32).eps  # OpenCV's: keeps black and gray pixels from dividing by zero
 
@@ -124,28 +130,32 @@ def stages(picture, turned):
     pure = hsv.copy()
     pure[..., 1:] = 255
     return [
-        ("picture", picture), *zip("RGB", np.moveaxis(picture, 2, 0)),
-        ("BGR taken for RGB", swap_red_blue(picture)), *zip("YUV", np.moveaxis(yuv, 2, 0)),
-        ("hues turned: the result", turned), ("H, at full S and V", hsv_to_rgb(pure)),
-        ("S", hsv[..., 1]), ("V", hsv[..., 2]),
+        ("picture", picture),
+        *zip("RGB", np.moveaxis(picture, 2, 0)),
+        ("BGR taken for RGB", swap_red_blue(picture)),
+        *zip("YUV", np.moveaxis(yuv, 2, 0)),
+        ("hues turned: the result", turned),
+        ("H, at full S and V", hsv_to_rgb(pure)),
+        ("S", hsv[..., 1]),
+        ("V", hsv[..., 2]),
     ]
 
 
 def main():
-    parser = lesson.Parser(__doc__, sample="astronaut")
+    parser = lesson.parser(__doc__, sample="astronaut")
     parser.add_argument("--turn", type=float, default=120, metavar="DEGREES", help="default: %(default)s")
     arguments = parser.parse_args()
     if not np.isfinite(arguments.turn):
         raise ValueError(f"--turn must be a number of degrees, got {arguments.turn}")
-    picture = lesson.read_picture(arguments)
-    yuv = lesson.race("RGB to YUV", lambda: rgb_to_yuv(picture),
-                      lambda cv2: cv2.cvtColor(picture, cv2.COLOR_RGB2YUV))
-    lesson.race("YUV to RGB", lambda: yuv_to_rgb(yuv), lambda cv2: cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB))
-    hsv = lesson.race("RGB to HSV", lambda: rgb_to_hsv(picture),
-                      lambda cv2: cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), hue_distance)
-    lesson.race("HSV to RGB", lambda: hsv_to_rgb(hsv), lambda cv2: cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+    picture = lesson.read(arguments)
+    yuv = lesson.race("RGB to YUV", lambda: rgb_to_yuv(picture), lambda: cv2.cvtColor(picture, cv2.COLOR_RGB2YUV))
+    lesson.race("YUV to RGB", lambda: yuv_to_rgb(yuv), lambda: cv2.cvtColor(yuv, cv2.COLOR_YUV2RGB))
+    hsv = lesson.race(
+        "RGB to HSV", lambda: rgb_to_hsv(picture), lambda: cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), hue_distance
+    )
+    lesson.race("HSV to RGB", lambda: hsv_to_rgb(hsv), lambda: cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
     turned = turn_hue(picture, arguments.turn)
-    lesson.write_results(arguments, turned, lambda: stages(picture, turned), columns=4)
+    lesson.write(arguments, turned, lambda: stages(picture, turned), columns=4)
 
 
 if __name__ == "__main__":

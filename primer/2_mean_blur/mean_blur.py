@@ -6,8 +6,14 @@ table of running sums (integral), whose cost no longer depends on the size of th
     python mean_blur.py [PICTURE] [--out FILE] [--stages] [--size N] [--border MODE] [--method NAME]
 """
 
-import lesson
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
 
 # How the picture goes on beyond its edge, for a row a b c d: OpenCV's name -> NumPy's.
 BORDERS = {
@@ -96,23 +102,26 @@ def stages(picture, result, size):
 
 
 def main():
-    parser = lesson.Parser(__doc__, sample="chelsea")
+    parser = lesson.parser(__doc__, sample="chelsea")
     parser.add_argument("--size", type=int, default=9, metavar="N", help="N x N pixels; default: %(default)s")
     parser.add_argument("--border", choices=BORDERS, default="reflect_101", help="default: %(default)s")
     parser.add_argument("--method", choices=METHODS, help="default: all three, one after the other")
     arguments = parser.parse_args()
-    picture = lesson.read_picture(arguments)
+    picture = lesson.read(arguments)
     size, border = arguments.size, arguments.border
     height, width = picture.shape[:2]
     if size > 100 + 2 * max(height, width):  # the border alone would fill the memory
         raise ValueError(f"--size {size} is too large for a picture of {width} x {height}")
     for name in [arguments.method] if arguments.method else METHODS:
-        result = lesson.race(name, lambda blur=METHODS[name]: blur(picture, (size, size), border),
-                             lambda cv2: opencv_blur(cv2, picture, size, border))
-    lesson.write_results(arguments, result, lambda: stages(picture, result, size))
+        result = lesson.race(
+            name,
+            lambda blur=METHODS[name]: blur(picture, (size, size), border),
+            lambda: opencv_blur(picture, size, border),
+        )
+    lesson.write(arguments, result, lambda: stages(picture, result, size))
 
 
-def opencv_blur(cv2, picture, size, border):
+def opencv_blur(picture, size, border):
     """The oracle. Its blur refuses to wrap whole numbers round, so there it gets a picture with the border on."""
     if border != "wrap":
         return cv2.blur(picture, (size, size), borderType=getattr(cv2, f"BORDER_{border.upper()}"))

@@ -5,8 +5,14 @@ The kernel in one and in two dimensions, why they give the same blur, and how it
     python gaussian_blur.py [PICTURE] [--out FILE] [--stages] [--sigma S] [--size N] [--border MODE] [--square]
 """
 
-import lesson
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
 
 # How the picture goes on beyond its edge, as in lesson 2: OpenCV's name -> NumPy's.
 BORDERS = {
@@ -126,9 +132,11 @@ def to_dtype(total, dtype):
 
 def draw_curve(kernel):
     """A panel for `--stages`: the one-dimensional kernel as bars."""
+
     def panel(axes):
         axes.bar(np.arange(len(kernel)) - len(kernel) // 2, kernel, width=0.8, color="tab:blue")
         axes.set_xlabel("distance in pixels")
+
     return panel
 
 
@@ -147,26 +155,26 @@ def stages(picture, result, size, sigma):
 
 
 def main():
-    parser = lesson.Parser(__doc__, sample="chelsea")
+    parser = lesson.parser(__doc__, sample="chelsea")
     parser.add_argument("--sigma", type=float, default=3.0, help="in pixels; 0: by the size; default: %(default)s")
     parser.add_argument("--size", type=int, metavar="N", help="points of the kernel, odd; default: by sigma")
     parser.add_argument("--border", choices=BORDERS, default="reflect_101", help="default: %(default)s")
     parser.add_argument("--square", action="store_true", help="also time the blur in one pass, N x N weights")
     arguments = parser.parse_args()
-    picture = lesson.read_picture(arguments)
+    picture = lesson.read(arguments)
     sigma, border = arguments.sigma, arguments.border
     size = size_for(sigma, picture.dtype) if arguments.size is None else arguments.size
     height, width = picture.shape[:2]
     if size > 100 + 2 * max(height, width):  # the border alone would fill the memory
         raise ValueError(f"a kernel of {size} points is too large for a picture of {width} x {height}")
 
-    def opencvs(cv2):
+    def opencvs():
         return cv2.GaussianBlur(picture, (size, size), sigma, borderType=getattr(cv2, f"BORDER_{border.upper()}"))
 
     if arguments.square:
         lesson.race(f"{size} x {size} weights", lambda: gaussian_blur_2d(picture, size, sigma, border), opencvs)
     result = lesson.race(f"{size} + {size} weights", lambda: gaussian_blur(picture, size, sigma, border), opencvs)
-    lesson.write_results(arguments, result, lambda: stages(picture, result, size, sigma))
+    lesson.write(arguments, result, lambda: stages(picture, result, size, sigma))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,14 @@ and so are the weak ones that hang on to a strong one.
     python canny.py [PICTURE] [--out FILE] [--stages] [--sigma S] [--low N] [--high N] [--l2]
 """
 
-import lesson
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
 
 SHIFT = 15
 TAN_22_5 = round(np.tan(np.pi / 8) * (1 << SHIFT))  # 13573, in OpenCV's fixed point
@@ -141,18 +147,17 @@ def stages(picture, gray, edges, low, high, l2):
 
 
 def main():
-    parser = lesson.Parser(__doc__, sample="camera")
+    parser = lesson.parser(__doc__, sample="camera")
     parser.add_argument("--sigma", type=float, default=1.4, help="of the smoothing, 0: none; default: %(default)s")
     parser.add_argument("--low", type=float, default=40, metavar="N", help="weak edges; default: %(default)s")
     parser.add_argument("--high", type=float, default=120, metavar="N", help="strong edges; default: %(default)s")
     parser.add_argument("--l2", action="store_true", help="the gradient's true length instead of |dx| + |dy|")
     arguments = parser.parse_args()
-    picture = lesson.read_picture(arguments, "L")
+    picture = lesson.read(arguments, "L")
     gray = smooth(picture, arguments.sigma)
     low, high, l2 = arguments.low, arguments.high, arguments.l2
-    edges = lesson.race("edges", lambda: canny(gray, low, high, l2),
-                        lambda cv2: cv2.Canny(gray, low, high, L2gradient=l2))
-    lesson.write_results(arguments, edges, lambda: stages(picture, gray, edges, low, high, l2), columns=4)
+    edges = lesson.race("edges", lambda: canny(gray, low, high, l2), lambda: cv2.Canny(gray, low, high, L2gradient=l2))
+    lesson.write(arguments, edges, lambda: stages(picture, gray, edges, low, high, l2), columns=4)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,14 @@ The result is white above the threshold and black up to it.
     python otsu.py [PICTURE] [--out FILE] [--stages]
 """
 
-import lesson
+import sys
+from pathlib import Path
+
+import cv2
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
 
 EPSILON = np.finfo(np.float32).eps  # a class with a smaller share of the pixels counts as empty, as in OpenCV
 
@@ -54,24 +60,30 @@ def binary(gray, threshold):
 
 def draw_histogram(counts, threshold):
     """A panel for `--stages`: the two classes in two colours."""
+
     def panel(axes):
         levels = np.arange(len(counts))
-        for wanted, colour, label in [(levels <= threshold, "tab:gray", "background"),
-                                      (levels > threshold, "tab:orange", "objects")]:
+        for wanted, colour, label in [
+            (levels <= threshold, "tab:gray", "background"),
+            (levels > threshold, "tab:orange", "objects"),
+        ]:
             axes.bar(levels[wanted], counts[wanted], width=1, color=colour, label=label)
         axes.legend()
         axes.set_xlabel("level")
         axes.set_ylabel("pixels")
+
     return panel
 
 
 def draw_variance(counts, threshold):
     """A panel for `--stages`: what is maximised, and where."""
+
     def panel(axes):
         axes.plot(between_class_variance(counts))
         axes.axvline(threshold, color="tab:red", label=f"threshold {threshold}")
         axes.legend()
         axes.set_xlabel("threshold")
+
     return panel
 
 
@@ -89,13 +101,14 @@ def stages(gray, mask, threshold):
 
 
 def main():
-    arguments = lesson.Parser(__doc__, sample="coins").parse_args()
-    gray = lesson.read_picture(arguments, "L")
-    threshold = lesson.race("threshold", lambda: otsu_threshold(gray),
-                            lambda cv2: cv2.threshold(gray, 0, 255, cv2.THRESH_OTSU)[0])
+    arguments = lesson.parser(__doc__, sample="coins").parse_args()
+    gray = lesson.read(arguments, "L")
+    threshold = lesson.race(
+        "threshold", lambda: otsu_threshold(gray), lambda: cv2.threshold(gray, 0, 255, cv2.THRESH_OTSU)[0]
+    )
     mask = binary(gray, threshold)
     print(f"threshold {threshold}: {np.count_nonzero(mask) / mask.size:.1%} of the picture is lighter")
-    lesson.write_results(arguments, mask, lambda: stages(gray, mask, threshold))
+    lesson.write(arguments, mask, lambda: stages(gray, mask, threshold))
 
 
 if __name__ == "__main__":

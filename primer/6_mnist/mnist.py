@@ -1,10 +1,10 @@
-"""Train a small convolutional network on handwritten digits, and read digits with it. NumPy only.
+"""Lesson 6: train a small convolutional network on handwritten digits, and read digits with it. NumPy only.
 
-    python mnist.py                               train on scikit-learn's digits; results go to mnist_out/
-    python mnist.py train --data DIR|FILE.npz     train on MNIST's idx files, or images and labels of one file
-    python mnist.py train --data download         train on MNIST as torchvision downloads it
-    python mnist.py predict DIGIT.png             read a picture of one digit
-    python mnist.py check                         compare every gradient with a numerical one
+python mnist.py train                         train on scikit-learn's digits; results go to mnist_out/
+python mnist.py train --data DIR|FILE.npz     train on MNIST's four files, or images and labels of one file
+python mnist.py train --data download         fetch MNIST's four files, and train on them
+python mnist.py predict DIGIT.png             read a picture of one digit
+python mnist.py check                         compare every gradient with a numerical one
 """
 
 import argparse
@@ -13,25 +13,19 @@ import time
 from pathlib import Path
 
 import numpy as np
-from data import DataError, load_digits
-from digit import DigitError, centre_digit, find_ink, read_gray
+from digits import centre_digit, find_ink, load_digits
 from gradient_check import check_everything
-from network import Network, WeightsError
-from report import (
-    ReportError,
-    machine,
-    print_confusion,
-    read_runs,
-    record_run,
-    save_curves,
-    save_mistakes,
-    save_stages,
-)
+from learning import evaluate, predict, train_epochs
+from matplotlib.figure import Figure
+from network import Network
+from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
-from training import evaluate, predict, train_epochs
 
-OUT = "mnist_out"
+sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
+import lesson
+
+MISTAKES_SHOWN = 50
+COLUMNS = 10
 GRADIENT_TOLERANCE = 1e-6  # a right gradient is about 1e-10 off in float64, a wrong one 1e-2 or more
 
 
@@ -41,178 +35,146 @@ def default_epochs(digits):
 
 
 def train(options):
-    """Train, save the weights after every epoch, and write the report."""
-    digits = load_digits(options.data, download_to=options.out / "data")
+    """Train; save the weights after every epoch, so that Ctrl-C loses one epoch at most; draw the figures."""
+    name, train_images, train_labels, test_images, test_labels = load_digits(options.data, options.out / "data")
+    epochs = options.epochs or default_epochs(len(train_images))
+    if epochs < 1:
+        raise ValueError(f"expected at least 1 epoch, got {epochs}")
     options.out.mkdir(parents=True, exist_ok=True)
-    record = options.record or options.out / "results.json"
-    read_runs(record)  # refuse a foreign file now, not after minutes
-    epochs = options.epochs or default_epochs(len(digits.train_images))
-    print(
-        f"{digits.name}: {len(digits.train_images)} digits to train on, {len(digits.test_images)} held out; "
-        f"{epochs} epochs, seed {options.seed}"
-    )
-    network = Network(options.seed)
-    started, processor_started = time.perf_counter(), time.process_time()
-    history, probabilities = fit(network, digits, epochs, options)
-    seconds, processor_seconds = time.perf_counter() - started, time.process_time() - processor_started
+    print(f"{name}: {len(train_images)} digits to train on, {len(test_images)} held out; {epochs} epochs")
+    network, history, started = Network(options.seed), [], time.process_time()
+    for loss, accuracy in train_epochs(network, train_images, train_labels, epochs, options.seed):
+        test_loss, test_accuracy, probabilities = evaluate(network, test_images, test_labels)
+        history.append((loss, accuracy, test_loss, test_accuracy))
+        epoch = f"epoch {len(history)} of {epochs}"
+        network.save(options.out / "weights.safetensors", f"{name}, seed {options.seed}, {epoch}")
+        print(f"{epoch}: loss {loss:.4f}, {accuracy:.2%} right; held out: {test_loss:.4f}, {test_accuracy:.2%}")
+    seconds = time.process_time() - started
     predictions = probabilities.argmax(axis=1)
     save_curves(history, options.out / "curves.png")
-    save_mistakes(digits.test_images, digits.test_labels, probabilities, options.out / "mistakes.png")
-    run = {
-        "data": digits.name,
-        "seed": options.seed,
-        "epochs": epochs,
-        "train_digits": len(digits.train_images),
-        "test_digits": len(digits.test_images),
-        "mistakes": int((predictions != digits.test_labels).sum()),
-        "test_accuracy": round(history[-1]["test_accuracy"], 5),
-        "test_loss": round(history[-1]["test_loss"], 5),
-        "seconds": round(seconds, 1),
-        "processor_seconds": round(processor_seconds, 1),  # differs where other programs run too
-        "threads": options.threads,
-        "machine": machine(),
-        "numpy": np.__version__,
-    }
-    record_run(run, record)
-    print_confusion(digits.test_labels, predictions)
-    print(
-        f"{100 * run['test_accuracy']:.2f} % of the held-out digits right, {run['mistakes']} mistakes, "
-        f"{seconds:.0f} s\nwrote weights.npz, curves.png and mistakes.png to {options.out}, the result to {record}"
-    )
+    save_mistakes(test_images, test_labels, probabilities, options.out / "mistakes.png")
+    print("held-out digits: a row for every true digit, a column for every answer")
+    print(confusion_matrix(test_labels, predictions, labels=range(10)))
+    print(f"{np.count_nonzero(predictions != test_labels)} mistakes, {test_accuracy:.2%} right; ", end="")
+    print(f"{seconds:.0f} s of processor time; weights.safetensors, curves.png, mistakes.png are in {options.out}")
 
 
-def fit(network, digits, epochs, options):
-    """The epochs, with a progress bar -> (history, the last epoch's probabilities of the held-out digits).
+def save_curves(history, path):
+    """Loss and accuracy by epoch. history: [(loss, accuracy, held-out loss, held-out accuracy)]."""
+    figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
+    epochs = np.arange(1, len(history) + 1)
+    values = np.array(history)
+    left, right = figure.subplots(1, 2)
+    for column, label in ((0, "training, distorted, while learning"), (2, "held out")):
+        left.plot(epochs, values[:, column], marker=".", label=label)
+        right.plot(epochs, 100 * values[:, column + 1], marker=".", label=label)
+    for axes, title in ((left, "cross-entropy"), (right, "accuracy, %")):
+        axes.set(xlabel="epoch", ylabel=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    left.set_yscale("log")
+    right.legend(loc="lower right")
+    figure.savefig(path)
 
-    Ctrl-C ends the program; the last finished epoch's weights stay.
+
+def save_mistakes(images, labels, probabilities, path):
+    """The held-out digits that the network got wrong, the surest first, at most `MISTAKES_SHOWN`.
+
+    The page's last row is filled with digits that it got right, those that it was least sure of.
     """
-    weights = options.out / "weights.npz"
-    history = []
-    try:
-        with tqdm(total=epochs * len(digits.train_images), unit="digit", unit_scale=True, disable=None) as bar:
-
-            def on_batch(count, loss, accuracy):
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{100 * accuracy:.1f} %", refresh=False)
-                bar.update(count)
-
-            passes = train_epochs(network, digits.train_images, digits.train_labels, epochs, options.seed, on_batch)
-            for epoch, (loss, accuracy) in enumerate(passes, start=1):
-                test_loss, test_accuracy, probabilities = evaluate(network, digits.test_images, digits.test_labels)
-                network.save(
-                    weights,
-                    f"{digits.name}, {len(digits.train_images)} digits, seed {options.seed}, "
-                    f"epoch {epoch} of {epochs}, {100 * test_accuracy:.2f} % of the held-out digits right",
-                )
-                names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-                history.append(dict(zip(names, (loss, accuracy, test_loss, test_accuracy))))
-                bar.write(
-                    f"epoch {epoch:2}/{epochs}  loss {loss:.4f}  accuracy {100 * accuracy:.2f} %   "
-                    f"held out: loss {test_loss:.4f}  accuracy {100 * test_accuracy:.2f} %"
-                )
-    except KeyboardInterrupt:
-        saved = f"the weights of epoch {len(history)} are in {weights}" if history else "nothing was saved"
-        print(f"interrupted; {saved}", file=sys.stderr)
-        sys.exit(130)
-    return history, probabilities
+    predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = predictions != labels
+    order = np.lexsort((np.where(wrong, -confidence, confidence), ~wrong))
+    rows = min(max(1, -(-int(wrong.sum()) // COLUMNS)), MISTAKES_SHOWN // COLUMNS)
+    figure = Figure(figsize=(COLUMNS, 0.6 + 1.45 * rows), dpi=80, layout="constrained")
+    figure.suptitle(f"{wrong.sum()} mistakes in {len(labels)} held-out digits: true → predicted (right ones in gray)")
+    for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
+        axes.axis("off")
+    for axes, index in zip(figure.axes, order):
+        axes.imshow(images[index], cmap="gray_r", vmin=0, vmax=255)
+        title = f"{labels[index]} → {predictions[index]}\n{100 * confidence[index]:.0f} %"
+        axes.set_title(title, fontsize=10, color="crimson" if wrong[index] else "gray")
+    figure.savefig(path)
 
 
 def read_pictures(options):
-    """Print what the network sees in each picture; 1 if one of them could not be read, else 0."""
+    """Print what the network sees in each picture; --stages draws its way through the layers."""
     network = Network()
-    description = network.load(options.weights)
-    print(f"weights: {description}")
-    failed = 0
+    print(f"weights: {network.load(options.weights)}")
     for path in options.pictures:
+        gray = lesson.read_picture(path, "L")
         try:
-            gray = read_gray(path)
             digit = centre_digit(find_ink(gray))
-        except DigitError as error:
-            print(f"mnist.py: {path}:", " ".join(str(error).split()), file=sys.stderr)
-            failed = 1
-            continue
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         probabilities = predict(network, digit[np.newaxis])[0]
-        best, *next_best = np.argsort(-probabilities)[:3]
-        others = ", ".join(f"{other} {100 * probabilities[other]:.1f} %" for other in next_best)
-        print(f"{path}: {best} ({100 * probabilities[best]:.1f} %; then {others})")
+        best, second, third = np.argsort(-probabilities)[:3]
+        others = f"then {second} {probabilities[second]:.1%}, {third} {probabilities[third]:.1%}"
+        print(f"{path}: {best} ({probabilities[best]:.1%}; {others})")
         if options.stages:
-            activations = {}
-            network.forward(digit[np.newaxis, ..., np.newaxis] / np.float32(255), activations.__setitem__)
-            maps = {name: activations[name][0] for name in ("relu1", "relu2")}
-            save_stages(gray, digit, maps, probabilities, options.stages)
-            print(f"wrote {options.stages}")
-    return failed
+            figure = Path(f"{Path(path).stem}_stages.png")
+            lesson.draw(stages(network, gray, digit, probabilities), columns=3).savefig(figure)
+            print(f"wrote {figure}")
+
+
+def stages(network, gray, digit, probabilities):
+    """What `--stages` shows: the picture, the network's input, its answer, and the channels of its layers."""
+    panels = [
+        ("picture", gray),
+        ("28x28, centred: the input", digit),
+        ("probabilities", lambda axes: axes.bar(range(10), probabilities, tick_label=range(10))),
+    ]
+
+    def probe(name, activation):
+        if name in ("conv1", "relu1", "relu2"):
+            maps = activation[0].transpose(2, 0, 1)
+            maps = maps / np.maximum(np.abs(maps).max(axis=(1, 2), keepdims=True), 1e-9)
+            framed = np.pad(maps, ((0, 0), (1, 1), (1, 1)), constant_values=maps.min())
+            height, width = maps.shape[1:]
+            panels.append(
+                (f"{name}: {len(maps)} of {height}x{width}", np.block([list(r) for r in np.split(framed, 4)]))
+            )
+
+    network.forward(digit[np.newaxis, ..., np.newaxis] / np.float32(255), probe)
+    return panels
 
 
 def check_gradients(options):
-    """Print every gradient's distance from the numerical one; 1 if one is too far, else 0."""
+    """Print every gradient's distance from the numerical one."""
     failed = 0
     for name, error in check_everything(options.seed):
         right = error <= GRADIENT_TOLERANCE  # False for NaN
         print(f"{error:9.1e}  {'ok   ' if right else 'WRONG'}  {name}")
-        failed |= not right
-    return int(failed)
+        failed += not right
+    if failed:
+        raise ValueError(f"{failed} gradients are wrong")
 
 
-class Parser(argparse.ArgumentParser):
-    """A wrong argument ends the program with one line."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def integer(smallest):
-    """An argparse type: an integer no smaller than `smallest`."""
-
-    def parse(text):
-        if (value := int(text)) < smallest:
-            raise argparse.ArgumentTypeError(f"{value} is less than {smallest}")
-        return value
-
-    parse.__name__ = "integer"
-    return parse
-
-
-def parse_arguments(arguments):
-    """The command line -> options with `.run`, the function to call. No command at all means `train`."""
-    parser = Parser(prog="mnist.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("train", help="train, and report on the digits held out")
     command.set_defaults(run=train)
-    command.add_argument("--data", metavar="PATH", help="a directory of idx files, an .npz, or the word download")
-    command.add_argument("--epochs", type=integer(1), help="passes over the digits (default: by their number)")
-    command.add_argument("--seed", type=integer(0), default=0, help="of the weights, the order and the distortions")
-    command.add_argument("--out", type=Path, default=Path(OUT), help=f"directory of the results (default {OUT})")
-    command.add_argument("--record", type=Path, metavar="FILE", help="JSON list of runs (default OUT/results.json)")
-    command.add_argument("--threads", type=integer(1), default=1, help="of NumPy's matrix products (default 1)")
+    command.add_argument("--data", metavar="PATH", help="a directory of MNIST's files, an .npz, or the word download")
+    command.add_argument("--epochs", type=int, help="passes over the digits (default: by their number)")
+    command.add_argument("--seed", type=int, default=0, help="of the weights, the order and the distortions")
+    command.add_argument(
+        "--out", type=Path, default="mnist_out", help="directory of the results (default: %(default)s)"
+    )
     command = commands.add_parser("predict", help="read pictures of one digit each")
-    command.set_defaults(run=read_pictures, threads=1)
+    command.set_defaults(run=read_pictures)
     command.add_argument("pictures", nargs="+", metavar="DIGIT.png")
-    command.add_argument("--weights", default=f"{OUT}/weights.npz", metavar="FILE", help="default: %(default)s")
-    command.add_argument("--stages", metavar="FILE.png", help="write the way of the (one) picture through the layers")
+    command.add_argument(
+        "--weights", default="mnist_out/weights.safetensors", metavar="FILE", help="default: %(default)s"
+    )
+    command.add_argument("--stages", action="store_true", help="draw each picture's way through the layers")
     command = commands.add_parser("check", help="compare every gradient with a numerical one")
-    command.set_defaults(run=check_gradients, threads=1)
-    command.add_argument("--seed", type=integer(0), default=0)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments = ["train", *arguments]
-    options = parser.parse_args(arguments)
-    if getattr(options, "stages", None) and len(options.pictures) > 1:
-        parser.error("--stages shows one picture: give one")
-    return options
-
-
-def main(arguments=None):
-    """The command line's exit status. One BLAS thread by default: runs repeat bit for bit on any number of cores."""
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    try:
-        with threadpool_limits(options.threads):
-            return options.run(options) or 0
-    except (DataError, WeightsError, ReportError, OSError) as error:
-        print("mnist.py:", " ".join(str(error).split()), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    command.set_defaults(run=check_gradients)
+    command.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(sys.argv[1:] or ["train"])
+    with threadpool_limits(1):  # runs repeat bit for bit on any number of cores
+        options.run(options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    lesson.run(main)

@@ -12,17 +12,13 @@ Not here, on purpose: strides and dilation (pooling does the down-sampling), bat
 differentiation. The derivations are in README.md.
 """
 
-from pathlib import Path
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 IMAGE_SIZE = 28
 CLASSES = 10
-
-
-class WeightsError(Exception):
-    """The weights file is missing, damaged, or of another network."""
 
 
 def im2col(x, kernel_size, padding):
@@ -197,38 +193,15 @@ class Network:
         return gradients
 
     def save(self, path, description=""):
-        """Write every parameter and one line about its training to an .npz; an interruption leaves the old file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, description=np.array(description), **self.parameters)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write every parameter, and one line about its training, to a .safetensors file."""
+        save_file(self.parameters, path, {"description": description})
 
     def load(self, path):
-        """Fill the parameters from a file that `save` wrote, and return its description. Raises WeightsError."""
-        arrays = read_arrays(path)
-        for name, parameter in self.parameters.items():
-            array = arrays.get(name)
-            if array is None or array.shape != parameter.shape or array.dtype != parameter.dtype:
-                found = "missing" if array is None else f"{array.dtype} {array.shape}"
-                raise WeightsError(f"{path}: {name} is {found}, expected {parameter.dtype} {parameter.shape}")
-            if not np.isfinite(array).all():
-                raise WeightsError(f"{path}: {name} holds values that are not finite")
-        for name, parameter in self.parameters.items():
-            parameter[...] = arrays[name]
-        return str(arrays.get("description", ""))
-
-
-def read_arrays(path):
-    """The arrays of an .npz by name, never unpickled. Raises WeightsError."""
-    if not Path(path).is_file():
-        raise WeightsError(f"{path}: no such file; `mnist.py train` makes one")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # zipfile, zlib, NumPy's header parser …: a foreign file can raise nearly anything
-        raise WeightsError(f"{path}: not a weights file of this lesson, or a damaged one ({error})") from None
+        """Fill the parameters from a file that `save` wrote, and return its description. Raises ValueError."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name, parameter in self.parameters.items():
+                    parameter[...] = file.get_tensor(name).reshape(parameter.shape)
+                return file.metadata()["description"]
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ValueError(f"{path}: not a network of this lesson ({error}); `mnist.py train` makes one") from error

@@ -2,6 +2,7 @@
 
 import numpy as np
 from network import softmax, softmax_cross_entropy
+from tqdm import tqdm
 
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
@@ -67,12 +68,11 @@ def random_warp(images, rng, warp=WARP, shift=SHIFT):
     return warped.reshape(images.shape)
 
 
-def train_epochs(network, images, labels, epochs, seed=0, on_batch=None):
+def train_epochs(network, images, labels, epochs, seed=0):
     """Train for `epochs` passes over the digits; a generator that yields (loss, accuracy) after each.
 
     images: (n, 28, 28) uint8; labels: (n,) integers. Loss and accuracy are means over the epoch's warped digits,
-    each taken just before the network learned from it. After every batch, `on_batch(digits, loss, accuracy)`
-    gets the batch's size and the epoch's means so far.
+    each taken just before the network learned from it.
     """
     rng = np.random.default_rng([seed, 1])  # a stream of its own: the network's weights came from `seed`
     optimizer = Adam(network.parameters)
@@ -80,16 +80,13 @@ def train_epochs(network, images, labels, epochs, seed=0, on_batch=None):
     for _ in range(epochs):
         order = rng.permutation(len(images))
         total_loss, correct = 0.0, 0
-        for start in range(0, len(order), BATCH_SIZE):
+        for start in tqdm(range(0, len(order), BATCH_SIZE), unit="batch", leave=False, disable=None):
             batch = order[start : start + BATCH_SIZE]
             logits = network.forward(to_input(random_warp(images[batch], rng)))
             loss, gradient = softmax_cross_entropy(logits, labels[batch])
             optimizer.step(network.backward(gradient), cosine_schedule(optimizer.steps, steps))
             total_loss += loss.item() * len(batch)
             correct += int((logits.argmax(axis=1) == labels[batch]).sum())
-            if on_batch:
-                seen = start + len(batch)
-                on_batch(len(batch), total_loss / seen, correct / seen)
         yield total_loss / len(images), correct / len(images)
 
 
