@@ -1,15 +1,17 @@
 """The operators of ResNet-50 as their definitions: loops over Python numbers.
 
-An activation is a nested list [row][column][channel]; a vector is a list.
+An activation of shape (height, width, channels) is a nested list, x[row][column][channel]; a vector is a list.
 """
 
 import math
 
+Array = list  # nested lists of float
 
-def conv2d(x, weight, stride=1, padding=0):
-    """Convolve x [in_h][in_w][in_channels] with weight [out_channels][kernel_h][kernel_w][in_channels].
 
-    Returns [out_h][out_w][out_channels]: every output is the sum, over the window of the kernel's size,
+def conv2d(x: Array, weight: Array, stride: int = 1, padding: int = 0) -> Array:
+    """Convolve x (in_h, in_w, in_channels) with weight (out_channels, kernel_h, kernel_w, in_channels).
+
+    Returns (out_h, out_w, out_channels): every output is the sum, over the window of the kernel's size,
     of input times weight (a cross-correlation: the kernel is not flipped). Outside the picture x is zero.
     """
     in_h, in_w = len(x), len(x[0])
@@ -35,10 +37,10 @@ def conv2d(x, weight, stride=1, padding=0):
     return out
 
 
-def batch_norm(x, gamma, beta, mean, variance, epsilon=1e-5):
+def batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float = 1e-5) -> Array:
     """Normalise each channel with the statistics of training, then scale and shift it (Ioffe and Szegedy 2015).
 
-    x [h][w][channels]; gamma, beta, mean and variance [channels].
+    x (h, w, channels); gamma, beta, mean and variance (channels,).
     """
     parameters = [(g / math.sqrt(v + epsilon), b, m) for g, b, m, v in zip(gamma, beta, mean, variance)]
     return [
@@ -46,18 +48,18 @@ def batch_norm(x, gamma, beta, mean, variance, epsilon=1e-5):
     ]
 
 
-def relu(x):
-    """Replace what is negative with zero. x [h][w][channels]."""
+def relu(x: Array) -> Array:
+    """Replace what is negative with zero. x (h, w, channels)."""
     return [[[value if value > 0 else 0.0 for value in pixel] for pixel in row] for row in x]
 
 
-def add(x, y):
-    """Add two activations [h][w][channels]: the residual connection (He et al. 2016, equation 1)."""
+def add(x: Array, y: Array) -> Array:
+    """Add two activations (h, w, channels): the residual connection (He et al. 2016, equation 1)."""
     return [[[a + b for a, b in zip(p, q)] for p, q in zip(row_x, row_y)] for row_x, row_y in zip(x, y)]
 
 
-def max_pool(x, kernel, stride, padding):
-    """Take each channel's largest value in every kernel x kernel window. x [h][w][channels].
+def max_pool(x: Array, kernel: int, stride: int, padding: int) -> Array:
+    """Take each channel's largest value in every kernel x kernel window. x (h, w, channels).
 
     What lies outside the picture does not take part.
     """
@@ -76,8 +78,8 @@ def max_pool(x, kernel, stride, padding):
     return out
 
 
-def average_pool(x):
-    """Average each channel over the whole picture: [h][w][channels] -> [channels]."""
+def average_pool(x: Array) -> Array:
+    """Average each channel over the whole picture: (h, w, channels) -> (channels,)."""
     totals = [0.0] * len(x[0][0])
     for row in x:
         for pixel in row:
@@ -85,8 +87,8 @@ def average_pool(x):
     return [total / (len(x) * len(x[0])) for total in totals]
 
 
-def fully_connected(x, weight, bias):
-    """Return weight x + bias: x [in_features], weight [out_features][in_features], bias [out_features]."""
+def fully_connected(x: Array, weight: Array, bias: Array) -> Array:
+    """Return weight x + bias: x (in_features,), weight (out_features, in_features), bias (out_features,)."""
     out = []
     for row, b in zip(weight, bias):
         total = b
@@ -96,8 +98,8 @@ def fully_connected(x, weight, bias):
     return out
 
 
-def softmax(x):
-    """Turn logits [classes] into probabilities that sum to one; the largest is subtracted so that exp stays finite."""
+def softmax(x: Array) -> Array:
+    """Turn logits (classes,) into probabilities that sum to one; the largest is subtracted so that exp stays finite."""
     largest = max(x)
     exponentials = [math.exp(value - largest) for value in x]
     total = sum(exponentials)

@@ -7,6 +7,12 @@ What did not:     the network, and the operators but for the form of their weigh
 Run it:           python v3_preload/infer.py PICTURE
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
 from image import check_image, check_image_size
 from ops import add, average_pool, batch_norm, conv2d, fully_connected, max_pool, relu
 from weights import WeightPool
@@ -18,7 +24,7 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_file, image_size=224):
+    def __init__(self, weights_file: str | Path, image_size: int = 224):
         """Load the weights. image_size: height and width of the pictures, at least 32 pixels.
 
         Raises WeightsError if the weights are missing or damaged, ValueError for a smaller picture.
@@ -28,7 +34,7 @@ class ResNet50:
         self.weights = WeightPool(weights_file)
         self.num_classes = self.weights.manifest["num_classes"]
 
-    def forward(self, image, probe=None):
+    def forward(self, image: NDArray[np.float32], probe: Callable | None = None) -> NDArray[np.float32]:
         """Return the logits, a new (num_classes,) float32 array.
 
         image: (image_size, image_size, 3) float32, normalised. Raises ValueError for anything else.

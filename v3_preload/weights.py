@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
@@ -57,10 +58,10 @@ def resnet50_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def prepare(file, shapes, epsilon=1e-5):
+def prepare(file: safe_open, shapes: dict, epsilon: float = 1e-5) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield (name, tensor) in the form that the operators use, from an open weights file with tensors of these shapes.
 
-    A convolution holds the factor of its batch norm already; of the batch norm, NAME.shift is left (see ops.batch_norm).
+    A convolution holds the factor of its batch norm; of the batch norm, NAME.shift is left (see ops.batch_norm).
     """
     for name, shape in shapes.items():
         layer, _, _ = name.rpartition(".")

@@ -1,23 +1,28 @@
-"""The buffer plan: where in one block of memory every activation lives, decided before the first picture.
+"""The buffer plan: where in one array every activation lives, decided before the first picture.
 
 Buffers are taken and released in the order in which inference will write and last read them. Two buffers
 that are never live at the same time may share memory.
 """
 
-import math
+from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
-ALIGNMENT = 16  # float32 numbers: buffers start at the 64-byte boundaries of cache lines
 
-
+@dataclass(eq=False)
 class Buffer:
-    """A planned float32 array: its name, shape and place (offset in float32 numbers) in the plan's block."""
+    """A planned float32 array: its name, shape and place (offset in float32 numbers) in the plan's memory."""
 
-    def __init__(self, name, shape, offset):
-        self.name, self.shape, self.offset = name, tuple(shape), offset
-        self.size = math.prod(self.shape)
-        self.array = None  # a view of the block, once the plan is allocated
+    name: str
+    shape: tuple[int, ...]
+    offset: int = 0
+    array: NDArray[np.float32] | None = field(default=None, repr=False)  # a view, once the plan is allocated
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
 
 
 class BufferPlan:
@@ -26,42 +31,28 @@ class BufferPlan:
     def __init__(self):
         self.buffers = []  # all, in the order in which they were taken
         self.live = []  # those not yet released, by offset
-        self.size = 0  # float32 numbers that the block needs
+        self.size = 0  # float32 numbers that the plan needs
 
-    def take(self, name, shape):
+    def take(self, name: str, shape: tuple[int, ...]) -> Buffer:
         """Return a Buffer that overlaps none that is live."""
-        buffer = Buffer(name, shape, offset=0)
+        buffer = Buffer(name, shape)
         for index, other in enumerate([*self.live, None]):
             if other is None or buffer.offset + buffer.size <= other.offset:
                 self.live.insert(index, buffer)
                 break
-            end = other.offset + other.size
-            buffer.offset = -(-end // ALIGNMENT) * ALIGNMENT
+            buffer.offset = other.offset + other.size
         self.buffers.append(buffer)
         self.size = max(self.size, buffer.offset + buffer.size)
         return buffer
 
-    def release(self, *buffers):
+    def release(self, *buffers: Buffer) -> None:
         """Let later buffers use this memory."""
         for buffer in buffers:
             self.live.remove(buffer)
 
-    def allocate(self):
-        """Allocate the block, touch all of its pages, and give every buffer its array."""
-        block = np.empty(self.size + ALIGNMENT, dtype=np.float32)
-        start = -(block.ctypes.data // block.itemsize) % ALIGNMENT
-        self.block = block[start : start + self.size]
-        self.block.fill(0)  # page faults happen here, not during the first picture
+    def allocate(self) -> None:
+        """Allocate the memory, touch all of its pages, and give every buffer its array."""
+        self.memory = np.empty(self.size, dtype=np.float32)
+        self.memory.fill(0)  # the kernel maps the pages now, not during the first picture
         for buffer in self.buffers:
-            buffer.array = self.block[buffer.offset : buffer.offset + buffer.size].reshape(buffer.shape)
-
-    def __str__(self):
-        """The plan as a table: name, shape, offset and size in bytes, and the totals."""
-        lines = [f"{'buffer':32} {'shape':>16} {'offset':>12} {'bytes':>12}"]
-        for buffer in self.buffers:
-            shape = "x".join(map(str, buffer.shape))
-            lines.append(f"{buffer.name:32} {shape:>16} {4 * buffer.offset:12,} {4 * buffer.size:12,}")
-        unshared = sum(4 * buffer.size for buffer in self.buffers)
-        lines.append(f"{'total':32} {'':16} {'':12} {4 * self.size:12,}")
-        lines.append(f"{'without sharing':32} {'':16} {'':12} {unshared:12,}")
-        return "\n".join(lines)
+            buffer.array = self.memory[buffer.offset : buffer.offset + buffer.size].reshape(buffer.shape)

@@ -6,20 +6,24 @@ An activation is a float32 array (height, width, channels); a vector is an array
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
 
 # One zero for each channel, of which ResNet-50 has at most 2048. NumPy compares an array with an array twice as
 # fast as with the number 0: only the former loop uses SIMD.
 ZEROS = np.zeros(2048, dtype=np.float32)
 
 
-def conv2d(x, weight, stride, padding, padded, columns, transposed, out):
+def conv2d(
+    x: Array, weight: Array, stride: int, padding: int, padded: Array | None, columns: Array | None, out: Array
+) -> None:
     """Convolve x (in_h, in_w, in_channels) with weight (out_channels, kernel_h, kernel_w, in_channels).
 
     Writes out (out_h, out_w, out_channels). im2col (Chellapilla et al. 2006): every window becomes one row of
-    a matrix, so that all sums are one matrix product; here one for each band of rows. Scratch space: padded
-    (in_h + 2 padding, in_w + 2 padding, in_channels), None without padding; columns (rows of a band * out_w,
-    kernel_h * kernel_w * in_channels), None where x is that matrix already (a 1x1 kernel, stride 1);
-    transposed, see `product`.
+    a matrix, so that all sums are one matrix product. Scratch space: padded (in_h + 2 padding, in_w + 2 padding,
+    in_channels), None without padding; columns (out_h * out_w, kernel_h * kernel_w * in_channels), None where x is
+    that matrix already (a 1x1 kernel, stride 1).
     """
     out_channels, kernel_h, kernel_w, _ = weight.shape
     if padding:
@@ -29,32 +33,14 @@ def conv2d(x, weight, stride, padding, padded, columns, transposed, out):
     windows = sliding_window_view(x, (kernel_h, kernel_w), axis=(0, 1))[::stride, ::stride]
     windows = windows.transpose(0, 1, 3, 4, 2)  # (out_h, out_w, kernel_h, kernel_w, in_channels)
     out_h, out_w = windows.shape[:2]
-    weight, out = weight.reshape(out_channels, -1), out.reshape(out_h * out_w, out_channels)
     if columns is None:
-        product(windows.reshape(out_h * out_w, -1), weight, transposed, out)
-        return
-    rows = len(columns) // out_w
-    for y in range(0, out_h, rows):
-        band = windows[y : y + rows]
-        used = columns[: len(band) * out_w]
-        used.reshape(band.shape)[...] = band
-        product(used, weight, transposed, out[y * out_w : (y + rows) * out_w])
-
-
-def product(columns, weight, transposed, out):
-    """Write columns (pixels, n) times weight (out_channels, n), transposed, to out (pixels, out_channels).
-
-    BLAS is slow if its result has few rows: scratch space (out_channels, pixels), unless None, takes it the other
-    way round first. With 49 pixels and 512 channels that is a fifth faster.
-    """
-    if transposed is None:
-        np.matmul(columns, weight.T, out=out)
+        columns = windows.reshape(out_h * out_w, -1)
     else:
-        np.matmul(weight, columns.T, out=transposed)
-        np.copyto(out, transposed.T)
+        columns.reshape(windows.shape)[...] = windows
+    np.matmul(columns, weight.reshape(out_channels, -1).T, out=out.reshape(out_h * out_w, out_channels))
 
 
-def batch_norm(x, shift, out):
+def batch_norm(x: Array, shift: Array, out: Array) -> None:
     """Add what a batch norm (Ioffe and Szegedy 2015) adds; what it multiplies by is in the weights before it.
 
     x, out (h, w, channels). shift = beta - mean * gamma / sqrt(variance + epsilon), (channels,).
@@ -62,17 +48,17 @@ def batch_norm(x, shift, out):
     np.add(x, shift, out=out)
 
 
-def relu(x, out):
+def relu(x: Array, out: Array) -> None:
     """Replace what is negative with zero. x, out (h, w, channels)."""
     np.maximum(x, ZEROS[: x.shape[2]], out=out)
 
 
-def add(x, y, out):
+def add(x: Array, y: Array, out: Array) -> None:
     """Add two activations (h, w, channels): the residual connection (He et al. 2016, equation 1)."""
     np.add(x, y, out=out)
 
 
-def max_pool(x, kernel, stride, padding, padded, out):
+def max_pool(x: Array, kernel: int, stride: int, padding: int, padded: Array, out: Array) -> None:
     """Take each channel's largest value in every kernel x kernel window. x (h, w, channels).
 
     Writes out (out_h, out_w, channels); padded (h + 2 padding, w + 2 padding, channels) is scratch space.
@@ -87,18 +73,18 @@ def max_pool(x, kernel, stride, padding, padded, out):
             np.maximum(out, windows[..., i, j], out=out)
 
 
-def average_pool(x, out):
+def average_pool(x: Array, out: Array) -> None:
     """Average each channel over the whole picture: (h, w, channels) -> out (channels,)."""
     np.mean(x, axis=(0, 1), out=out)
 
 
-def fully_connected(x, weight, bias, out):
+def fully_connected(x: Array, weight: Array, bias: Array, out: Array) -> None:
     """Write weight x + bias to out: x (in_features,), weight (out_features, in_features), bias, out (out_features,)."""
     np.matmul(weight, x, out=out)
     np.add(out, bias, out=out)
 
 
-def softmax(x):
+def softmax(x: Array) -> Array:
     """Turn logits (classes,) into probabilities that sum to one; the largest is subtracted so that exp stays finite."""
     exponentials = np.exp(x - x.max())
     return exponentials / exponentials.sum()

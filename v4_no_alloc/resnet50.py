@@ -8,9 +8,11 @@ What did not:     the network, its arithmetic, and the weight pool.
 Run it:           python v4_no_alloc/infer.py PICTURE
 """
 
-from math import ceil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from buffers import Buffer, BufferPlan
 from image import check_image, check_image_size
@@ -19,21 +21,19 @@ from weights import WeightPool
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
-WIDE = 8  # times as many channels as pixels: from here on BLAS is faster with the transposed product
-BAND_BYTES = 2 * 2**20  # of im2col's matrix at a time: it should still be in a cache when the product reads it
 
 
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_dir, image_size=224):
+    def __init__(self, weights_file: str | Path, image_size: int = 224):
         """Load the weights and plan the buffers. image_size: height and width of the pictures, at least 32 pixels.
 
         Raises WeightsError if the weights are missing or damaged, ValueError for a smaller picture.
         """
         check_image_size(image_size)
         self.image_size = image_size
-        self.weights = WeightPool(weights_dir)
+        self.weights = WeightPool(weights_file)
         self.num_classes = self.weights.manifest["num_classes"]
         self.plan = BufferPlan()
         self.steps = []  # (operator, arguments) in order
@@ -41,9 +41,10 @@ class ResNet50:
         self.image = self.plan.take("image", (image_size, image_size, 3))
         self.logits = self.plan_forward(self.image)
         self.plan.allocate()
-        self.steps = [(operator, [array(argument) for argument in arguments]) for operator, arguments in self.steps]
+        for _, arguments in self.steps:
+            arguments[:] = [argument.array if isinstance(argument, Buffer) else argument for argument in arguments]
 
-    def forward(self, image, probe=None):
+    def forward(self, image: NDArray[np.float32], probe: Callable | None = None) -> NDArray[np.float32]:
         """Return the logits, a new (num_classes,) float32 array.
 
         image: (image_size, image_size, 3) float32, normalised. Raises ValueError for anything else.
@@ -69,10 +70,10 @@ class ResNet50:
                 x = self.bottleneck(x, f"{stage}.{block}", stride if block == 0 else 1, downsample=block == 0)
             self.probes[len(self.steps)] = (stage, x)
         features = self.plan.take("avgpool", x.shape[2:])
-        self.steps.append((average_pool, (x, features)))
+        self.steps.append((average_pool, [x, features]))
         self.probes[len(self.steps)] = ("avgpool", features)
         logits = self.plan.take("fc", (self.num_classes,))
-        self.steps.append((fully_connected, (features, self.weights["fc.weight"], self.weights["fc.bias"], logits)))
+        self.steps.append((fully_connected, [features, self.weights["fc.weight"], self.weights["fc.bias"], logits]))
         return logits
 
     def bottleneck(self, x, name, stride, downsample):
@@ -98,21 +99,16 @@ class ResNet50:
         out_h, out_w = ((size + 2 * padding - kernel_h) // stride + 1 for size in x.shape[:2])
         out = self.plan.take(conv, (out_h, out_w, out_channels))
         padded = self.take_padded(x, conv, padding) if padding else None
-        columns = transposed = None
-        if kernel_h > 1 or stride > 1:
-            window = kernel_h * kernel_w * in_channels
-            bands = ceil(4 * out_h * out_w * window / BAND_BYTES)
-            columns = self.plan.take(f"{conv} (columns)", (ceil(out_h / bands) * out_w, window))
-        if out_channels > WIDE * out_h * out_w:
-            transposed = self.plan.take(f"{conv} (transposed)", (out_channels, out_h * out_w))
-        self.steps.append((conv2d, (x, weight, stride, padding, padded, columns, transposed, out)))
-        self.plan.release(*(buffer for buffer in (padded, columns, transposed) if buffer is not None))
+        matrix = (out_h * out_w, kernel_h * kernel_w * in_channels)
+        columns = self.plan.take(f"{conv} (columns)", matrix) if kernel_h > 1 or stride > 1 else None
+        self.steps.append((conv2d, [x, weight, stride, padding, padded, columns, out]))
+        self.plan.release(*(buffer for buffer in (padded, columns) if buffer is not None))
         return self.in_place(batch_norm, out, self.weights[f"{bn}.shift"])
 
     def max_pool(self, x, name, kernel, stride, padding):
         out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
         padded, out = self.take_padded(x, name, padding), self.plan.take(name, (out_h, out_w, x.shape[2]))
-        self.steps.append((max_pool, (x, kernel, stride, padding, padded, out)))
+        self.steps.append((max_pool, [x, kernel, stride, padding, padded, out]))
         self.plan.release(x, padded)
         return out
 
@@ -122,10 +118,5 @@ class ResNet50:
 
     def in_place(self, operator, x, *others):
         """Note an operation that writes its result over x."""
-        self.steps.append((operator, (x, *others, x)))
+        self.steps.append((operator, [x, *others, x]))
         return x
-
-
-def array(argument):
-    """Return the array of a planned buffer; anything else as it is."""
-    return argument.array if isinstance(argument, Buffer) else argument
