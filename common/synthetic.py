@@ -1,15 +1,15 @@
 """Random weights for a ResNet-50, from NumPy alone and bit-identical for one seed on every machine.
 
-They are for timing and for tests; what the network then predicts means nothing. Three things make them the
-same everywhere. Every tensor has a stream of its own, seeded with (seed, its name), so order plays no part.
-The streams are read as raw 64-bit words, whose sequence NumPy keeps stable; its `normal` and `integers` carry
-no such promise, and `normal` calls the platform's logarithm. What follows is integer arithmetic and single
-IEEE operations, each correctly rounded.
+Every tensor has a stream of its own, seeded with (seed, its name), so order plays no part. The streams are read as
+raw 64-bit words, whose sequence NumPy keeps stable; its `normal` carries no such promise. What follows is integer
+arithmetic and single IEEE operations, each correctly rounded.
 """
 
 import zlib
+from math import prod, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.architecture import tensor_shapes
 from common.weights_file import ExportError
@@ -20,24 +20,19 @@ STEM_GAIN = 1.0  # the picture is normalised: mean near 0, variance near 1
 RELU_GAIN = 1.5  # a ReLU leaves a third of its input's variance around the mean; 1.7 would restore all of it
 BRANCH_GAMMA = 0.4  # of a block's last batch norm: what a block adds stays smaller than what it passes on
 LOGIT_GAIN = 2.5
-
 MOST_CLASSES = 100_000  # the last layer then takes 0.8 GB
 
 
-def synthetic(seed=0, num_classes=1000):
-    """Return {state-dict name: float32 array}, convolutions (out, in, kh, kw), for a ResNet-50.
-
-    Raises ExportError for a negative seed, or a number of classes outside 1 ... MOST_CLASSES.
-    """
-    if seed < 0:
-        raise ExportError(f"the seed is {seed}; it must be 0 or more")
-    if not 1 <= num_classes <= MOST_CLASSES:
-        raise ExportError(f"the number of classes is {num_classes}; it must be from 1 to {MOST_CLASSES}")
+def synthetic(seed: int = 0, num_classes: int = 1000) -> dict[str, NDArray[np.float32]]:
+    """Return a ResNet-50's state dict, convolutions (out, in, kh, kw). Raises ExportError for impossible numbers."""
+    if seed < 0 or not 1 <= num_classes <= MOST_CLASSES:
+        limits = f"the seed must be 0 or more, and the classes from 1 to {MOST_CLASSES}"
+        raise ExportError(f"seed {seed}, {num_classes} classes: {limits}")
     return {name: _tensor(name, shape, seed) for name, shape in tensor_shapes(num_classes).items()}
 
 
 def _tensor(name, shape, seed):
-    words = _words(name, seed, int(np.prod(shape)))
+    words = np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(name.encode())])).random_raw(prod(shape))
     if name == "conv1.weight":
         return _filters(words, shape, STEM_GAIN, zero_sum=False)
     if len(shape) > 1:
@@ -48,12 +43,6 @@ def _tensor(name, shape, seed):
         scale = BRANCH_GAMMA if name.endswith("bn3.weight") else 1.0
         return _uniform(words, 0.75 * scale, 1.25 * scale)
     return _uniform(words, -0.25, 0.25)  # running_mean, beta, fc.bias
-
-
-def _words(name, seed, count):
-    """`count` random 64-bit words that depend on the seed and the tensor's name only."""
-    sequence = np.random.SeedSequence([seed, zlib.crc32(name.encode())])
-    return np.random.PCG64(sequence).random_raw(count)
 
 
 def _uniform(words, low, high):
@@ -68,9 +57,9 @@ def _filters(words, shape, gain, zero_sum):
     the filter itself, so that an offset common to all inputs vanishes: every ReLU leaves one, and after some
     layers such offsets would drown what differs between two pictures.
     """
-    out_channels, fan_in = shape[0], int(np.prod(shape[1:]))
-    sums = words.view(np.uint16).reshape(-1, 4).sum(axis=1, dtype=np.int64).reshape(out_channels, fan_in)
+    fan_in = prod(shape[1:])
+    sums = words.view(np.uint16).reshape(-1, 4).sum(axis=1, dtype=np.int64).reshape(shape[0], fan_in)
     total = sums.sum(axis=1, keepdims=True) if zero_sum else 2 * (2**16 - 1) * fan_in
-    deviation = np.sqrt((2.0**32 - 1) / 3)  # of the sum of four 16-bit integers
-    scale = gain / (np.sqrt(float(fan_in)) * deviation * fan_in)
+    deviation = sqrt((2.0**32 - 1) / 3)  # of the sum of four 16-bit integers
+    scale = gain / (sqrt(fan_in) * deviation * fan_in)
     return ((sums * fan_in - total) * scale).astype(np.float32).reshape(shape)  # integers below 2^31

@@ -32,10 +32,6 @@ class ExportError(Exception):
     """What stopped an export and what mends it, in one line for the user."""
 
 
-class AlreadyThere(ExportError):
-    """Intact weights are in the place of the export, and nobody asked to replace them."""
-
-
 def write_weights(
     out: str | Path,
     tensors: Mapping[str, NDArray[np.float32]],
@@ -57,8 +53,8 @@ def write_weights(
     check_labels(labels, num_classes)
     check_preprocessing(preprocessing)
     refuse_to_replace(out, force)
-    manifest = {"format": FORMAT, "source": source, "num_classes": num_classes, "labels": list(labels),
-                "preprocessing": dict(preprocessing)}  # fmt: skip
+    manifest = {"format": FORMAT, "source": source, "num_classes": num_classes, "labels": list(labels)}
+    manifest["preprocessing"] = dict(preprocessing)
     stored = {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in tensors.items()}
     stored = {name: np.ascontiguousarray(array, np.float32) for name, array in stored.items()}
     partial = out.with_name(f".{out.name}.{os.getpid()}")
@@ -70,8 +66,7 @@ def write_weights(
     except OSError as error:
         raise ExportError(f"cannot write {out}: {error.strerror}; what was there is untouched") from None
     finally:
-        if partial.is_file():
-            partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
 def refuse_to_replace(out: Path, force: bool) -> None:
@@ -79,9 +74,9 @@ def refuse_to_replace(out: Path, force: bool) -> None:
     if out.is_dir():
         raise ExportError(f"{out} is a directory, and weights are one file: choose another --out")
     if out.exists() and not force:
-        if manifest := intact(out):
-            raise AlreadyThere(f"{out} already holds intact weights ({manifest['source']}); --force replaces them")
-        raise ExportError(f"{out} is there and holds no intact weights; --force replaces it")
+        manifest = intact(out)
+        holds = f"already holds intact weights ({manifest['source']})" if manifest else "holds no intact weights"
+        raise ExportError(f"{out} {holds}; --force replaces it")
 
 
 def intact(out: str | Path) -> dict[str, Any] | None:
@@ -112,16 +107,12 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
     The error names the first tensors that are missing, have another shape, or have no place in the network.
     """
-    fc = tuple(shapes.get("fc.weight", ()))
-    num_classes = fc[0] if len(fc) == 2 and fc[0] > 0 else 1000
+    num_classes = (tuple(shapes.get("fc.bias", ())) or (1000,))[0]
     expected = tensor_shapes(num_classes)
-    faults = []
-    for name, shape in expected.items():
-        if name not in shapes:
-            faults.append(f"{name} is missing")
-        elif tuple(shapes[name]) != shape:
-            faults.append(f"{name} is {tuple(shapes[name])}, not {shape}")
+    faults = [f"{name} is missing" for name in expected if name not in shapes]
     faults += [f"{name} is not part of it" for name in shapes if name not in expected]
+    faults += [f"{name} is {tuple(shapes[name])}, not {shape}" for name, shape in expected.items()
+               if name in shapes and tuple(shapes[name]) != shape]  # fmt: skip
     if faults:
         more = f"; and {len(faults) - NAMES_SHOWN} more" if len(faults) > NAMES_SHOWN else ""
         raise ExportError(f"not a ResNet-50: {'; '.join(faults[:NAMES_SHOWN])}{more}")
@@ -138,11 +129,12 @@ def check_numbers(tensors: Mapping[str, NDArray[np.float32]]) -> None:
 
 
 def check_labels(labels: Sequence[str], num_classes: int) -> None:
-    """Raise ExportError unless there is one label, a text, per class."""
-    if not all(isinstance(label, str) for label in labels):
-        raise ExportError("the labels must be texts")
+    """Raise ExportError unless there is one label, a text that is not empty, per class."""
     if len(labels) != num_classes:
         raise ExportError(f"{len(labels)} labels for {num_classes} classes: there must be one for each")
+    for index, label in enumerate(labels):
+        if not isinstance(label, str) or not label:
+            raise ExportError(f"label {index} is {label!r}, where a class name is needed")
 
 
 def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
