@@ -28,17 +28,18 @@ from common.weights_file import IMAGENET_V1, ExportError, intact, refuse_to_repl
 
 DEFAULT_OUT = ROOT / "weights" / "resnet50.safetensors"
 DEMO = ROOT / "weights" / "demo" / "resnet50.npz"
+RANDOM = "these weights are random numbers; the predictions mean nothing"
 TAGS = ("IMAGENET1K_V2", "IMAGENET1K_V1")
 
 
 class Export(NamedTuple):
-    """What a source gives: the arguments of write_weights, and a line for the user."""
+    """What a source gives: the arguments of write_weights."""
 
     tensors: dict[str, NDArray[np.float32]]
     source: str
     labels: list[str]
     preprocessing: dict[str, Any]
-    remark: str = ""
+    note: str = ""
 
 
 def from_torchvision(args: argparse.Namespace) -> Export:
@@ -52,23 +53,24 @@ def from_checkpoint(args: argparse.Namespace) -> Export:
     tensors = pretrained.checkpoint(args.file)
     given = {key: value for key in IMAGENET_V1 if (value := getattr(args, key, None)) is not None}
     labels = read_labels(args.labels) if args.labels else class_numbers(len(tensors["fc.bias"]))
-    remark = "" if args.labels else "Its classes have no names: --labels FILE, with one name a line, gives them."
-    return Export(tensors, f"checkpoint {args.file.name}", labels, IMAGENET_V1 | given, remark)
+    note = "" if args.labels else "the classes have no names; --labels FILE, with one name a line, gives them"
+    return Export(tensors, f"checkpoint {args.file.name}", labels, IMAGENET_V1 | given, note)
 
 
 def from_demo(args: argparse.Namespace) -> Export:
     """The small model of our own, 200 classes of ImageNet, or another that training/train.py packed."""
     tensors, labels, size = unpack(args.file or DEMO)
-    source = f"packed {args.file.name}" if args.file else "demo"
+    source, note = "demo", f"our own small model, {len(labels)} classes; `make weights` fetches ImageNet's 1000"
+    if args.file:
+        source, note = f"packed {args.file.name}", ""
     # A crop as large as the resized picture: it was trained on whole ones.
-    return Export(tensors, source, labels, IMAGENET_V1 | {"resize": size, "crop": size})
+    return Export(tensors, source, labels, IMAGENET_V1 | {"resize": size, "crop": size}, note)
 
 
 def from_synthetic(args: argparse.Namespace) -> Export:
     """Random weights: good for timing and for tests."""
     tensors = synthetic(args.seed, args.num_classes)
-    remark = "These weights are random: what the network predicts with them means nothing."
-    return Export(tensors, f"synthetic seed {args.seed}", class_numbers(args.num_classes), IMAGENET_V1, remark)
+    return Export(tensors, f"synthetic seed {args.seed}", class_numbers(args.num_classes), IMAGENET_V1, RANDOM)
 
 
 def from_auto(args: argparse.Namespace) -> Export:
@@ -78,8 +80,8 @@ def from_auto(args: argparse.Namespace) -> Export:
     except ExportError as error:
         if manifest := intact(args.out):
             raise ExportError(f"{args.out} keeps its weights ({manifest['source']}): {error}") from None
-        remark = f"This is the small model of our own. torchvision's weights know more, but {error}"
-        return from_demo(args)._replace(remark=remark)
+        print(f"torchvision's weights, the better ones, cannot be had: {error}", file=sys.stderr)
+        return from_demo(args)
 
 
 def read_labels(file: Path) -> list[str]:
@@ -134,8 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.out} keeps its weights ({manifest['source']}); --force fetches torchvision's")
             return 0
         refuse_to_replace(args.out, args.force)  # before a download, not after it
-        tensors, source, labels, preprocessing, remark = args.export(args)
-        write_weights(args.out, tensors, source=source, labels=labels, preprocessing=preprocessing, force=args.force)
+        tensors, source, labels, preprocessing, note = args.export(args)
+        write_weights(args.out, tensors, source=source, labels=labels, preprocessing=preprocessing, note=note,
+                      force=args.force)  # fmt: skip
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -143,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     print(f"wrote {args.out}: {source}, {len(labels)} classes")
-    if remark:
-        print(remark)
+    if note:
+        print(f"note: {note}")
     earlier = args.out.with_suffix("")
     if (earlier / "manifest.json").is_file():
         print(f"{earlier} holds weights of the earlier format, which nothing reads any more: you can delete it.")

@@ -39,13 +39,14 @@ def write_weights(
     source: str,
     labels: Sequence[str],
     preprocessing: Mapping[str, Any],
+    note: str = "",
     force: bool = False,
 ) -> None:
     """Write a state dict, in PyTorch's layout, as the weights file `out`.
 
     source: what the weights are, in a few words. labels: one class name per row of fc.weight. preprocessing: a
-    dictionary with the keys of IMAGENET_V1. A file that is already there is replaced only with force. Raises
-    ExportError; `out` then is as it was.
+    dictionary with the keys of IMAGENET_V1. note: a line that infer.py shows before the predictions. A file that is
+    already there is replaced only with force. Raises ExportError; `out` then is as it was.
     """
     out = Path(out).resolve()  # a symbolic link stays one
     num_classes = check_shapes({name: array.shape for name, array in tensors.items()})
@@ -54,7 +55,7 @@ def write_weights(
     check_preprocessing(preprocessing)
     refuse_to_replace(out, force)
     manifest = {"format": FORMAT, "source": source, "num_classes": num_classes, "labels": list(labels)}
-    manifest["preprocessing"] = dict(preprocessing)
+    manifest |= {"preprocessing": dict(preprocessing)} | ({"note": note} if note else {})
     stored = {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in tensors.items()}
     stored = {name: np.ascontiguousarray(array, np.float32) for name, array in stored.items()}
     partial = out.with_name(f".{out.name}.{os.getpid()}")

@@ -41,7 +41,8 @@ def export(path, state, image_size=224):
     """Write a state dict as weights whose pictures have image_size x image_size pixels; return the file's path."""
     labels = [f"class {index}" for index in range(len(state["fc.bias"]))]
     preprocessing = IMAGENET_V1 | {"resize": image_size + 8, "crop": image_size}
-    write_weights(path, state, source="synthetic for tests", labels=labels, preprocessing=preprocessing)
+    note = "these weights are random numbers; the predictions mean nothing"
+    write_weights(path, state, source="synthetic for tests", labels=labels, preprocessing=preprocessing, note=note)
     return path
 
 
