@@ -14,7 +14,7 @@ class GemmConv2d(torch.nn.Conv2d):
     64x64 (medians of five, taking turns, on two cores with AVX-512).
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         stride = self.stride[0]
         height, width = ((side - 1) // stride + 1 for side in x.shape[2:])
         weight = self.weight.permute(0, 2, 3, 1)  # as it lies in memory, so that its gradient need not be rearranged
@@ -30,14 +30,14 @@ class GemmConv2d(torch.nn.Conv2d):
         return functional.linear(columns, weight.flatten(1)).permute(0, 3, 1, 2)
 
 
-def im2col(x, stride, height, width):
+def im2col(x: torch.Tensor, stride: int, height: int, width: int) -> torch.Tensor:
     """Return (count, height, width, 9 * channels): what a 3x3 kernel meets at each position, padding included."""
     x = functional.pad(x, (0, 0, 1, 1, 1, 1))
     taps = [x[:, i : i + stride * height : stride, j : j + stride * width : stride] for i in range(3) for j in range(3)]
     return torch.cat([tap[:, :height, :width] for tap in taps], dim=-1)
 
 
-def use_gemm(model):
+def use_gemm(model: torch.nn.Module) -> None:
     """Make a model's convolutions without bias GemmConv2d; their weights stay theirs."""
     for module in model.modules():
         if type(module) is torch.nn.Conv2d and module.bias is None:

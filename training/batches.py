@@ -1,27 +1,31 @@
 """From picture files to what the network is trained on: decoded once, then changed and scaled every time."""
 
 import math
-from collections import namedtuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from common.weights_on_disk import IMAGENET_V1
-from pictures import DataError
+from common.weights_file import IMAGENET_V1
+from training.pictures import DataError, Labelled
 
 SIDE = 64  # pixels: Tiny ImageNet's
 SHIFT = 6  # pixels: the most by which a picture is moved
 
-Dataset = namedtuple("Dataset", "pixels labels")  # uint8 (count, 3, SIDE, SIDE); int64 (count,)
+
+class Dataset(NamedTuple):
+    pixels: Tensor  # uint8 (count, 3, SIDE, SIDE)
+    labels: Tensor  # int64 (count,)
 
 
-def decode(pictures):
-    """Return the Dataset of Pictures: of each the middle square, SIDE x SIDE. Raises DataError."""
-    pixels = torch.empty((len(pictures.labels), 3, SIDE, SIDE), dtype=torch.uint8)
-    for number, file in enumerate(tqdm(pictures.files, "decoding", disable=None)):
+def decode(pictures: Labelled) -> Dataset:
+    """Return of each picture the middle square, SIDE x SIDE. Raises DataError."""
+    pixels = torch.empty((len(pictures), 3, SIDE, SIDE), dtype=torch.uint8)
+    for number, (file, _) in enumerate(tqdm(pictures, "decoding", disable=None)):
         try:
             with Image.open(file) as picture:
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
@@ -29,36 +33,42 @@ def decode(pictures):
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file}: not a readable picture ({error})") from None
         pixels[number] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
-    return Dataset(pixels, torch.as_tensor(pictures.labels, dtype=torch.int64))
+    return Dataset(pixels, torch.tensor([label for _, label in pictures]))
 
 
-def shuffled(count, size, epoch, seed):
+def shuffled(count: int, size: int, epoch: int, seed: int) -> tuple[Tensor, ...]:
     """Return the indices of an epoch's batches, each of `size` pictures; what is left over is left out."""
     order = torch.randperm(count, generator=generator(seed, epoch))
     return order[: count - count % size].split(size)
 
 
-def generator(seed, number):
-    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+def generator(seed: int, number: int) -> Generator:
+    """Random numbers that depend on the epoch's or the step's number alone, so that a training can be resumed."""
+    return Generator().manual_seed(seed * 1_000_003 + number)
 
 
-def augment(pixels, generator):
-    """Mirror half of the pictures, and move all by up to SHIFT pixels; the edge is repeated where they moved away."""
-    padded = functional.pad(pixels.float(), (SHIFT,) * 4, mode="replicate").to(torch.uint8)
-    moves = torch.randint(2 * SHIFT + 1, (len(pixels), 2), generator=generator).tolist()
-    mirrored = (torch.rand(len(pixels), generator=generator) < 0.5).tolist()
-    height, width = pixels.shape[2:]
-    moved = [picture[:, top : top + height, left : left + width] for picture, (top, left) in zip(padded, moves)]
-    return torch.stack([picture.flip(2) if mirror else picture for picture, mirror in zip(moved, mirrored)])
+def augment(pixels: Tensor, generator: Generator) -> Tensor:
+    """Mirror half of the pictures, and move all by up to SHIFT pixels; the edge is repeated where they moved away.
+
+    Takes and returns uint8 (count, 3, height, width).
+    """
+    count, _, height, width = pixels.shape
+    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, count, 1), generator=generator)
+    rows = (torch.arange(height) + down).clamp(0, height - 1)
+    columns = (torch.arange(width) + right).clamp(0, width - 1)
+    columns = torch.where(torch.rand(count, 1, generator=generator) < 0.5, columns, columns.flip(1))
+    moved = pixels[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None]]
+    return moved.permute(0, 3, 1, 2)
 
 
-def vary(pixels, generator):
+def vary(pixels: Tensor, generator: Generator) -> Tensor:
     """Cut a random part out of each picture, mirror half of them, and change their saturation and their light.
 
     The part has 35 to 100 % of the area, and sides in a ratio of 3:4 to 4:3 (Szegedy et al., "Going deeper with
     convolutions", 2015, section 6). Light of another colour or brightness is a gain for each channel (von
     Kries's model), here of 0.7 to 1.3. Takes and returns uint8 (count, 3, height, width).
     """
+
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(len(pixels), *shape, generator=generator)
 
@@ -75,7 +85,7 @@ def vary(pixels, generator):
     return ((gray + (parts - gray) * saturation) * light).clamp(0, 255).round().to(torch.uint8)
 
 
-def prepare(pixels, size, device):
+def prepare(pixels: Tensor, size: int, device: torch.device) -> Tensor:
     """Return uint8 pictures as the network's input: (count, 3, size, size) float32, channels last, normalised."""
     pictures = pixels.to(device).float().div(255)
     if size != pictures.shape[-1]:
