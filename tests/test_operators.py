@@ -20,8 +20,8 @@ def nan(*shape):
     return np.full(shape, np.nan, dtype=np.float32)
 
 
-def conv2d(version, x, weight, stride, padding, bands=1, transpose=False):
-    """x (h, w, in), weight (out, kernel_h, kernel_w, in). bands and transpose: of version 4, see its `conv2d`."""
+def conv2d(version, x, weight, stride, padding):
+    """x (h, w, in), weight (out, kernel_h, kernel_w, in)."""
     if version == "v1_loops":
         return np.array(OPS[version].conv2d(x.tolist(), weight.tolist(), stride, padding))
     if version in ("v2_vectorized", "v3_preload"):
@@ -31,10 +31,9 @@ def conv2d(version, x, weight, stride, padding, bands=1, transpose=False):
     out_w = (width + 2 * padding - kernel_w) // stride + 1
     padded = nan(height + 2 * padding, width + 2 * padding, channels) if padding else None
     is_matrix = kernel_h == kernel_w == stride == 1 and not padding
-    columns = None if is_matrix else nan(-(-out_h // bands) * out_w, kernel_h * kernel_w * channels)
-    transposed = nan(out_channels, out_h * out_w) if transpose else None
+    columns = None if is_matrix else nan(out_h * out_w, kernel_h * kernel_w * channels)
     out = nan(out_h, out_w, out_channels)
-    OPS[version].conv2d(x, weight, stride, padding, padded, columns, transposed, out)
+    OPS[version].conv2d(x, weight, stride, padding, padded, columns, out)
     return out
 
 
@@ -98,16 +97,6 @@ def test_conv2d(version, case):
     found = conv2d(version, x, weight, stride, padding)
     assert found.shape == expected.shape
     assert np.isfinite(found).all() and np.abs(found - expected).max() <= 1e-6 * magnitude
-
-
-@settings(max_examples=60)
-@given(case=convolutions(), bands=st.integers(1, 5), transpose=st.booleans())
-def test_conv2d_in_bands_and_transposed(case, bands, transpose):
-    x, weight, stride, padding = case
-    found = conv2d("v4_no_alloc", x, weight, stride, padding, 1 if transpose else bands, transpose)
-    expected = conv2d("v3_preload", x, weight, stride, padding)
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @each_version
@@ -180,9 +169,7 @@ def test_fully_connected(version, in_features, out_features, seed):
 
 @each_version
 @settings(max_examples=50)
-@given(
-    logits=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30).map(lambda x: np.array(x, np.float32))
-)
+@given(logits=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30).map(lambda x: np.array(x, np.float32)))
 def test_softmax(version, logits):
     found = np.array(OPS[version].softmax(logits.tolist() if version == "v1_loops" else logits))
     expected = torch.softmax(torch.from_numpy(logits).double(), 0).numpy()
