@@ -16,7 +16,7 @@ PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow and, where there is none, a C compiler
+setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow, safetensors and, where there is none, a C compiler
 
 demo: setup $(WEIGHTS) ## classify a picture: make demo [PICTURE=photo.jpg]
 	$(PY) v6_threads/infer.py "$(PICTURE)"
@@ -28,10 +28,10 @@ verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of
 	$(PY) -m bench.verify $(ONLY)
 
 train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15]
-	$(PY) weights/demo/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS))
+	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS))
 
-evaluate: given-data $(VENV)/bench.stamp $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
-	$(PY) weights/demo/evaluate.py $(ONLY) --data "$(DATA)"
+evaluate: given-data $(VENV)/training.stamp $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
+	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)"
 
 .PHONY: given-data
 given-data:
@@ -48,30 +48,26 @@ primer-pictures: $(VENV)/primer.stamp ## redraw the pictures of the primer's art
 	$(PY) primer/4_canny/canny.py --stages --out primer/4_canny/canny.png
 	$(PY) primer/5_otsu/otsu.py --stages --out primer/5_otsu/otsu.png
 
-BENCH = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS))
-
-bench: $(VENV)/bench.stamp ## time the six versions: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2]
-	$(PY) -m bench run $(ONLY) $(BENCH)
+bench: $(VENV)/bench.stamp ## time every version: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2]
+	$(PY) -m pytest bench
 
 bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minute
-	$(PY) -m bench run $(ONLY) --budget 1 --size $(or $(SIZE),32) $(if $(THREADS),--threads $(THREADS))
+	$(PY) -m pytest bench
 
-bench-peers: $(VENV)/peers.stamp ## race v3 to v6 against PyTorch, ONNX Runtime and OpenVINO
-	$(PY) -m bench race $(ONLY) $(BENCH)
+bench-peers: $(VENV)/peers.stamp ## race v3 to v7 against PyTorch, ONNX Runtime and OpenVINO
+	$(PY) -m bench race
 
 bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one picture over all cores or one per core
-	$(PY) -m bench scaling $(ONLY) $(BENCH)
-	$(PY) -m bench throughput $(ONLY) $(BENCH)
+	$(PY) -m bench scaling
 
-bench-compare: $(VENV)/bench.stamp ## two stored runs side by side: make bench-compare A=before.json B=after.json
-	$(PY) -m bench compare $(filter %.json,$(A) $(B))
+bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side
+	$(VENV)/bin/pytest-benchmark compare
 
 bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (a quarter of an hour, on a quiet machine)
-	$(PY) -m bench reference $(if $(THREADS),--threads $(THREADS))
-	$(PY) -m bench table
+	$(PY) -m bench reference
 
-readme-table: $(VENV)/bench.stamp ## rewrite the tables of the README and the articles from a results file
-	$(PY) -m bench table $(if $(RESULTS),--results $(RESULTS))
+readme-table: $(VENV)/bench.stamp ## rewrite the tables of the README and the articles from the stored results
+	$(PY) -m bench table
 
 figures: $(VENV)/bench.stamp $(WEIGHTS) ## draw the articles' pictures and the table of layers
 	$(PY) -m docs.figures
@@ -84,10 +80,11 @@ test-all: $(VENV)/test.stamp ## run the tests, the slow ones too
 
 lint: $(VENV)/test.stamp ## check the style
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 
 diff: ## show what a step changes: make diff A=v3 B=v4
-	@test -d "$(wildcard $(A)*)" && test -d "$(wildcard $(B)*)" || { echo "error: A and B name versions: v1 to v6" >&2; exit 2; }
-	@diff -ru --color=auto -x __pycache__ -x README.md $(wildcard $(A)*) $(wildcard $(B)*) || test $$? -eq 1
+	@test -d "$(wildcard $(A)*)" && test -d "$(wildcard $(B)*)" || { echo "error: A and B name versions, such as v3 and v4" >&2; exit 2; }
+	@diff -ruN --color=auto -x __pycache__ -x README.md $(wildcard $(A)*) $(wildcard $(B)*) || test $$? -eq 1
 
 clean: ## remove the virtual environment and caches; weights are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
