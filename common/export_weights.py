@@ -98,15 +98,12 @@ def class_numbers(num_classes: int) -> list[str]:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line; `export` is the function of the source."""
-    places = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)  # before SOURCE or after it
-    places.add_argument("--out", type=Path, metavar="FILE", help="what to write (default: this repository's weights)")
-    places.add_argument("--force", action="store_true", help="replace a file that is already there")
-    parser = argparse.ArgumentParser(parents=[places], description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(parents=[places()], description=__doc__.partition("\n")[0])
     parser.set_defaults(export=from_auto, out=DEFAULT_OUT, force=False, tag=TAGS[0], file=None)
     sources = parser.add_subparsers(metavar="SOURCE", help="`SOURCE --help` lists its options")
 
     def source(name, export, summary):
-        added = sources.add_parser(name, parents=[places], help=summary, description=summary)
+        added = sources.add_parser(name, parents=[places()], help=summary, description=summary)
         added.set_defaults(export=export)
         return added.add_argument
 
@@ -128,6 +125,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def places() -> argparse.ArgumentParser:
+    """The options that stand before SOURCE or after it."""
+    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="what to write (default: this repository's weights)")
+    parser.add_argument("--force", action="store_true", help="replace a file that is already there")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = parse_arguments(argv)
@@ -136,18 +141,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.out} keeps its weights ({manifest['source']}); --force fetches torchvision's")
             return 0
         refuse_to_replace(args.out, args.force)  # before a download, not after it
-        tensors, source, labels, preprocessing, note = args.export(args)
-        write_weights(args.out, tensors, source=source, labels=labels, preprocessing=preprocessing, note=note,
-                      force=args.force)  # fmt: skip
+        export = args.export(args)
+        write_weights(args.out, **export._asdict(), force=args.force)
     except (ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
-    print(f"wrote {args.out}: {source}, {len(labels)} classes")
-    if note:
-        print(f"note: {note}")
+    print(f"wrote {args.out}: {export.source}, {len(export.labels)} classes")
+    if export.note:
+        print(f"note: {export.note}")
     earlier = args.out.with_suffix("")
     if (earlier / "manifest.json").is_file():
         print(f"{earlier} holds weights of the earlier format, which nothing reads any more: you can delete it.")
