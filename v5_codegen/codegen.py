@@ -1,62 +1,46 @@
 """The generator: from the steps of a network to one C program."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ops import VECTORS, block, conv2d, fully_connected, loop, weight_blocks
-from winograd import winograd_conv2d
+from buffers import Buffer
+from compiler import Isa
+from ops import VECTORS, braces, conv2d, fully_connected, loop, weight_layout
 
 
 @dataclass(frozen=True)
 class Step:
     """One operation of the network: `operator` of ops.py with its arguments, of which the first are two buffers."""
 
-    name: str  # the layer's, as in the weights
-    operator: object
-    x: object
-    out: object
+    name: str  # the layer's, as in the weights file
+    operator: Callable
+    x: Buffer
+    out: Buffer
     arguments: dict
-    weights: int = 0  # where its weights start in the pool, in float32 numbers
+    offset: int = 0  # of its weights in the pool, in float32 numbers
     batch_norm: str = ""  # the name of the batch norm that its weights include
 
     @property
-    def kernel(self):
+    def kernel(self) -> int:
         return self.arguments.get("kernel", 1)
 
     @property
-    def has_weights(self):
-        return self.operator in (conv2d, fully_connected, winograd_conv2d)
+    def has_weights(self) -> bool:
+        return self.operator in (conv2d, fully_connected)
 
     @property
-    def taps(self):
-        """Weights for each pair of an input and an output channel."""
-        return (self.arguments["size"] + 2) ** 2 if self.operator == winograd_conv2d else self.kernel**2
-
-    @property
-    def weight_size(self):
+    def weight_size(self) -> int:
         """float32 numbers of weights and biases."""
-        return self.out.channels * (1 + self.x.channels * self.taps) if self.has_weights else 0
+        return self.out.channels * (1 + self.x.channels * self.kernel**2) if self.has_weights else 0
 
-    @property
-    def multiply_adds(self):
-        """Those with weights: each is used for every pixel or, by Winograd's convolution, for every tile."""
-        tiles = self.x.height * self.x.width // self.taps
-        uses = tiles if self.operator == winograd_conv2d else self.out.height * self.out.width
-        return uses * (self.weight_size - self.out.channels) if self.has_weights else 0
-
-    @property
-    def bytes(self):
-        """Least number of bytes to move: weights, input, output, and the residual that the output held before."""
-        activations = self.x.size + self.out.size * (2 if self.arguments.get("add") else 1)
-        return 4 * (self.weight_size + activations)
-
-    def weight_blocks(self, isa):
-        return weight_blocks(isa, self.x, self.out, self.kernel)
+    def weight_layout(self, isa: Isa) -> tuple[int, int, int]:
+        return weight_layout(isa, self.x, self.out, self.kernel)
 
 
-def generate(steps, isa):
+def generate(steps: list[Step], isa: Isa) -> str:
     """Return the C program: a function for each distinct shape, one for each step by its name, and `forward`.
 
-    forward(weights, arena, first, last) runs the steps from `first` up to, but not including, `last`.
+    forward(weights, memory, first, last) runs the steps from `first` up to, but not including, `last`.
     """
     functions, users, calls = {}, {}, []
     for step in steps:
@@ -64,19 +48,19 @@ def generate(steps, isa):
         if functions.setdefault(name, lines) != lines:
             raise AssertionError(f"two functions are called {name}")
         users.setdefault(name, []).append(step.name)
-        call = f"{name}(weights + {step.weights}, arena + {step.x.offset}, arena + {step.out.offset});"
-        calls += [*block(f"static void {symbol(step.name)}(const float *weights, float *arena)", [call]), ""]
+        call = f"{name}(weights + {step.offset}, memory + {step.x.offset}, memory + {step.out.offset});"
+        calls += [*braces(f"static void {symbol(step.name)}(const float *weights, float *memory)", [call]), ""]
     text = vector_types(isa)
     for name, lines in functions.items():
         text += [f"/* {', '.join(users[name])} */", *lines]
-    table = ["static void (*const steps[])(const float *weights, float *arena) = {"]
+    table = ["static void (*const steps[])(const float *weights, float *memory) = {"]
     table += [f"    {symbol(step.name)}," for step in steps] + ["};", ""]
-    run = loop("step", "first", "last", 1, ["steps[step](weights, arena);"])
-    forward = block("void forward(const float *weights, float *arena, long first, long last)", run)
+    run = loop("step", "first", "last", 1, ["steps[step](weights, memory);"])
+    forward = braces("void forward(const float *weights, float *memory, long first, long last)", run)
     return "\n".join(text + calls + table + forward) + "\n"
 
 
-def vector_types(isa):
+def vector_types(isa: Isa) -> list[str]:
     """Return the program's opening: GCC's and clang's notation for vectors, which may lie on top of float arrays."""
     attributes = f"__attribute__((vector_size({4 * isa.width}), may_alias))"
     return [
@@ -90,6 +74,6 @@ def vector_types(isa):
     ]
 
 
-def symbol(name):
+def symbol(name: str) -> str:
     """The C function of a layer: layer1.0.conv2 is layer1_0_conv2."""
     return name.replace(".", "_")

@@ -6,161 +6,105 @@ import importlib.util
 import os
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
 
 REMEDY = "install a C compiler (gcc or clang), or: pip install ziglang"
+FLAGS = ("-O2", "-ffp-contract=fast", "-fPIC", "-shared")
 
 
 class CompilerError(Exception):
     """C code that cannot be compiled or loaded; the message is one line with the remedy."""
 
 
-@dataclass(frozen=True)
-class Isa:
+class Isa(NamedTuple):
     """An instruction set, as far as the generated code depends on it."""
 
-    name: str
     width: int  # float32 numbers in a vector register
     pixels: int  # in a register tile: with two vectors each, plus weights, they fill the registers
-    flags: tuple  # that make the compiler use it
-    macros: tuple  # that the compiler predefines where the machine has it
+    flags: tuple[str, ...]  # that make the compiler use it
+    macros: tuple[str, ...]  # that the compiler predefines where the machine has it
 
 
 # The best first. Registers: 32 with AVX-512 and NEON (14 x 2 sums, 2 weights), 16 otherwise (6 x 2 sums, 2 weights).
 ISAS = {
-    isa.name: isa
-    for isa in (
-        Isa("avx512", 16, 14, ("-mavx512f", "-mfma", "-mprefer-vector-width=512"), ("__AVX512F__", "__FMA__")),
-        Isa("avx2", 8, 6, ("-mavx2", "-mfma"), ("__AVX2__", "__FMA__")),
-        Isa("neon", 4, 14, (), ("__aarch64__", "__ARM_NEON")),
-        Isa("generic128", 4, 6, (), ()),
-    )
+    "avx512": Isa(16, 14, ("-mavx512f", "-mfma", "-mprefer-vector-width=512"), ("__AVX512F__", "__FMA__")),
+    "avx2": Isa(8, 6, ("-mavx2", "-mfma"), ("__AVX2__", "__FMA__")),
+    "neon": Isa(4, 14, (), ("__aarch64__", "__ARM_NEON")),
+    "generic128": Isa(4, 6, (), ()),
 }
-FLAGS = ("-O2", "-ffp-contract=fast", "-fPIC", "-shared")
 
 
 class Compiler:
-    """A C compiler that was found, and what it says about this machine."""
+    """A C compiler and what it says about this machine. CompilerError if there is none, or if it does not work."""
 
     def __init__(self):
-        """Raises CompilerError if there is none, or if it does not work."""
         self.command = find_compiler()
-        listing = ["-dM", "-E", "-x", "c", os.devnull]
-        try:
-            self.macros = self.run("-march=native", *listing)
-        except CompilerError:  # some compilers for ARM do not know that flag; there is nothing to choose there
-            self.macros = self.run(*listing)
+        native = ["-march=native"] if os.uname().machine == "x86_64" else []  # elsewhere there is nothing to choose
+        self.macros = self.run(*native, "-dM", "-E", "-x", "c", os.devnull)
+        self.isas = {name: isa for name, isa in ISAS.items() if {*isa.macros} <= {*self.macros.split()}}
 
-    def run(self, *arguments):
+    def run(self, *arguments: str | Path) -> str:
         """Return the compiler's standard output. Raises CompilerError."""
-        command = [*self.command, *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        except OSError as error:
-            raise CompilerError(f"{shlex.join(self.command)} cannot be run ({error.strerror}); {REMEDY}") from None
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
-            reason = lines[0].strip() if lines else f"exit status {done.returncode}"
-            raise CompilerError(f"{shlex.join(self.command)} failed ({reason}); {REMEDY}")
-        return done.stdout
+            return subprocess.run([*self.command, *arguments], check=True, capture_output=True, errors="replace").stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            lines = (getattr(error, "stderr", None) or str(error)).splitlines()
+            reason = next((line.strip() for line in lines if "error" in line.lower()), lines[0])
+            raise CompilerError(f"{shlex.join(self.command)} does not work ({reason}); {REMEDY}") from None
 
-    def isas(self):
-        """Return the instruction sets that this machine has, the best first."""
-        defined = {line.split()[1] for line in self.macros.splitlines() if line.startswith("#define ")}
-        return [isa for isa in ISAS.values() if defined.issuperset(isa.macros)]
-
-    def isa(self, name=None):
+    def isa(self, name: str | None = None) -> Isa:
         """Return the Isa of that name, or the best. Raises ValueError if this machine does not have it."""
-        for isa in self.isas():
-            if name in (None, isa.name):
-                return isa
-        here = ", ".join(isa.name for isa in self.isas())
-        raise ValueError(f"isa: expected one that this machine has ({here}), got {name!r}")
+        if name not in (None, *self.isas):
+            raise ValueError(f"isa: expected one that this machine has ({', '.join(self.isas)}), got {name!r}")
+        return self.isas[name or next(iter(self.isas))]
 
-    def load(self, source, isa, cache=True):
+    def load(self, source: str, isa: Isa, cache: bool = True) -> ctypes.CDLL:
         """Return C text as a loaded library, from the user's cache if it was compiled before. Raises CompilerError."""
         flags = [*FLAGS, *isa.flags]
         key = hashlib.sha256("\0".join([source, *self.command, *flags, self.macros]).encode()).hexdigest()[:32]
-        directory = cache_directory() if cache else None
-        library = load_cached(directory, key) if directory else None
-        if library is not None:
-            return library
+        directory = cache_directory() if cache and os.environ.get("RESNET50_CACHE") != "" else None
         try:
-            with tempfile.TemporaryDirectory(prefix="resnet50-") as temporary:  # only this user can read or write it
-                text, binary = Path(temporary, "resnet50.c"), Path(temporary, "resnet50-generated.so")
+            for path in directory.glob(f"{key}-*.so") if directory else ():
+                if path.stem == f"{key}-{crc32(path.read_bytes())}":
+                    return ctypes.CDLL(str(path))
+                path.unlink()  # damaged: to map a file that ends too early may kill the process
+            with tempfile.TemporaryDirectory(prefix="resnet50-", dir=directory) as temporary:
+                text, library = Path(temporary, "resnet50.c"), Path(temporary, "resnet50.so")
                 text.write_text(source)
-                self.run(*flags, "-o", str(binary), str(text))
-                library = ctypes.CDLL(str(binary))
-                if directory:
-                    store(directory, key, binary.read_bytes())
+                self.run(*flags, "-o", library, text)
+                kept = library.rename(Path(directory or temporary, f"{key}-{crc32(library.read_bytes())}.so"))
+                return ctypes.CDLL(str(kept))
         except OSError as error:
-            raise CompilerError(f"no compiling in a temporary directory ({error}); TMPDIR=DIR names another") from None
-        return library
+            raise CompilerError(f"no compiling ({error}); TMPDIR=DIR, RESNET50_CACHE=DIR name other places") from None
 
 
-def find_compiler():
-    """Return the command of $CC, cc, gcc, clang or the ziglang wheel, as a list. Raises CompilerError."""
-    chosen = shlex.split(os.environ.get("CC", ""))
-    if chosen:
-        if shutil.which(chosen[0]) is None:
-            raise CompilerError(f"CC={os.environ['CC']} is no command; unset it, or {REMEDY}")
+def find_compiler() -> list[str]:
+    """Return the command of $CC, cc, gcc, clang or the ziglang wheel. Raises CompilerError."""
+    if chosen := shlex.split(os.environ.get("CC", "")):
         return chosen
-    for name in ("cc", "gcc", "clang"):
-        if shutil.which(name):
-            return [name]
+    if installed := [name for name in ("cc", "gcc", "clang") if shutil.which(name)]:
+        return installed[:1]
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
     raise CompilerError(f"no C compiler found; {REMEDY}")
 
 
-def cache_directory():
-    """Return the user's own cache directory, or None, with a warning, if there is none that others cannot write to.
-
-    $RESNET50_CACHE names another directory; set but empty, it turns the cache off.
-    """
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    chosen = os.environ.get("RESNET50_CACHE", os.path.join(caches, "resnet50-in-six-steps"))
-    if not chosen or chosen.startswith("~"):  # this user has no home
-        return None
-    directory = Path(chosen)
+def cache_directory() -> Path | None:
+    """Return $RESNET50_CACHE, else the user's cache directory; None, with a warning, if others can write there."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    chosen = os.environ.get("RESNET50_CACHE", f"{caches}/resnet50-in-six-steps")
     try:
+        directory = Path(chosen).expanduser()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.lstat()
-    except OSError as error:
-        return warn(f"no cache in {directory} ({error.strerror})")
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        return warn(f"no cache in {directory}: it is not a directory of mode 0700 that belongs to you")
-    return directory
-
-
-def load_cached(directory, key):
-    """Return the library that was stored under this key, or None. A damaged file is removed."""
-    for path in directory.glob(f"{key}-*.so"):
-        try:
-            if hashlib.sha256(path.read_bytes()).hexdigest() == path.stem.removeprefix(f"{key}-"):
-                return ctypes.CDLL(str(path))
-            path.unlink()
-        except OSError:
-            continue
-    return None
-
-
-def store(directory, key, content):
-    """Keep a library as KEY-CHECKSUM.so. It appears under that name only when all of it is there."""
-    path = directory / f"{key}-{hashlib.sha256(content).hexdigest()}.so"
-    partial = directory / f"{key}.{os.getpid()}.part"
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        warn(f"not cached in {directory} ({error.strerror})")
-        partial.unlink(missing_ok=True)
-
-
-def warn(message):
-    print(f"warning: {message}; the code is compiled anew each time", file=sys.stderr)
+        found = directory.lstat()  # a link's own mode is open to all
+        if found.st_uid != os.getuid() or found.st_mode & 0o077 or not os.access(directory, os.W_OK):
+            raise PermissionError("it is no writable directory of mode 0700 of your own")
+        return directory
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        print(f"warning: no cache in {chosen} ({error}); the code is compiled anew each time", file=sys.stderr)
+        return None

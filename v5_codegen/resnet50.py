@@ -3,24 +3,25 @@
 What changed:     the walk over the network notes what to compute, and the operators write C for it, in which every
                   size is a number. A compiler turns that into a library; a picture is one call into it.
 Why it helps:     batch norm disappears into the weights; bias, residual and ReLU happen while the sums are still in
-                  registers; weights and activations lie in memory in the order in which they are used; eleven of the
-                  3x3 convolutions multiply less (winograd.py).
+                  registers; weights and activations lie in memory in the order in which they are used, cut so that
+                  what is used again is still in a near cache.
 What did not:     the network, the weight pool and the planned buffers, and one core.
 Run it:           python v5_codegen/infer.py PICTURE
 """
 
 import ctypes
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from buffers import BufferPlan
 from codegen import Step, generate
-from compiler import Compiler
+from compiler import Compiler, Isa
 from image import check_image, check_image_size
 from ops import VECTORS, average_pool, conv2d, fully_connected, max_pool, subsample
 from weights import WeightPool, read_manifest, resnet50_shapes
-from winograd import tile_size, tiled_shape, winograd_conv2d, winograd_input
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
@@ -29,31 +30,27 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_dir, image_size=224, *, isa=None, cache=True, winograd=True):
+    def __init__(self, weights_file: str | Path, image_size: int = 224, *, isa: str | None = None, cache: bool = True):
         """Generate and load the code, load the weights. image_size: height and width of the pictures, at least 32.
 
         isa: "avx512", "avx2", "neon" or "generic128"; the best that this machine has unless given.
-        cache: whether to keep the compiled code for the next time. winograd: whether to use Winograd's convolution.
+        cache: whether to keep the compiled code for the next time.
         Raises WeightsError if the weights are missing or damaged, CompilerError if there is no working compiler,
         ValueError for a smaller picture, or an isa that this machine does not have.
         """
         check_image_size(image_size)
         self.image_size = image_size
-        self.num_classes = read_manifest(weights_dir)["num_classes"]
+        self.num_classes = read_manifest(weights_file)["num_classes"]
         compiler = Compiler()
         isa = compiler.isa(isa)
-        self.network = Network(image_size, self.num_classes, isa, winograd)
-        library = compiler.load(generate(self.network.steps, isa), isa, cache)
-        self.weights = WeightPool(weights_dir, self.network.steps, isa)
+        self.network = Network(image_size, self.num_classes, isa)
+        self.steps = self.network.steps
+        self.library = compiler.load(generate(self.steps, isa), isa, cache)
+        self.library.forward.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+        self.weights = WeightPool(weights_file, self.steps, isa)
         self.network.plan.allocate()
-        self.program = Program(library, self.weights.block, self.network.plan.block)
-        # Every step alone, for a probe or a profiler: (name, function without arguments, multiply-adds, bytes).
-        self.steps = [
-            (step.name, partial(self.program.run, number, number + 1), step.multiply_adds, step.bytes)
-            for number, step in enumerate(self.network.steps)
-        ]
 
-    def forward(self, image, probe=None):
+    def forward(self, image: NDArray[np.float32], probe: Callable | None = None) -> NDArray[np.float32]:
         """Return the logits, a new (num_classes,) float32 array.
 
         image: (image_size, image_size, 3) float32, normalised. Raises ValueError for anything else.
@@ -62,45 +59,31 @@ class ResNet50:
         """
         check_image(image, self.image_size)
         np.copyto(self.network.image.array[0], image)
-        if probe is None:
-            self.program.run(0, len(self.steps))
-        else:
-            self.run_probed(probe)
+        done = 0
+        for last, (name, activation) in self.network.probes.items() if probe else ():
+            self.run(done, last)
+            activation = activation.channels_last()
+            probe(name, activation.ravel() if name == "avgpool" else activation)
+            done = last
+        self.run(done, len(self.steps))
         return self.network.logits.array.ravel()[: self.num_classes].copy()
 
-    def run_probed(self, probe):
-        """Run the steps one by one."""
-        for done, (_, run, _, _) in enumerate(self.steps, start=1):
-            run()
-            if done in self.network.probes:
-                name, activation = self.network.probes[done]
-                activation = activation.channels_last()
-                probe(name, activation.ravel() if name == "avgpool" else activation)
-
-
-class Program:
-    """The compiled steps of a network and the memory that they work on."""
-
-    def __init__(self, library, weights, arena):
-        library.forward.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
-        self.library, self.memory = library, (weights, arena)
-
-    def run(self, first, last):
+    def run(self, first: int, last: int) -> None:
         """Run the steps from `first` up to, but not including, `last`."""
-        self.library.forward(*(array.ctypes.data for array in self.memory), first, last)
+        self.library.forward(self.weights.array.ctypes.data, self.network.plan.memory.ctypes.data, first, last)
 
 
 class Network:
     """The steps of ResNet-50 for one picture size, number of classes and machine, and the buffers between them."""
 
-    def __init__(self, image_size, num_classes, isa, winograd=True):
-        self.isa, self.winograd = isa, winograd
+    def __init__(self, image_size: int, num_classes: int, isa: Isa):
+        self.isa = isa
         self.shapes = resnet50_shapes(num_classes)
         self.plan = BufferPlan()
         self.steps = []
-        self.weights = 0  # size of the pool so far, in float32 numbers
+        self.weight_size = 0  # of all steps so far, in float32 numbers
         self.probes = {}  # number of steps done: (name, activation) for a probe to see
-        self.image = self.plan.take("image", (image_size, image_size, 3), block=3, border=3)
+        self.image = self.plan.take("image", (image_size, image_size, 3), lanes=3, border=3)
         self.logits = self.plan_forward(self.image)
 
     def plan_forward(self, x):
@@ -145,24 +128,15 @@ class Network:
         return out
 
     def conv_bn(self, x, conv, bn, stride=1, padding=0, border=0, out=None, add=False, relu=True):
-        """A convolution and its batch norm; `conv` and `bn` are their names in the weights.
+        """A convolution and its batch norm; `conv` and `bn` are their names in the weights file.
 
         border: of zeros around the result, for a next step with that padding. out: with `add`, the residual's buffer.
         """
         out_channels, kernel, _, _ = self.shapes[f"{conv}.weight"]
         out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
         out = out or self.take(conv, out_h, out_w, out_channels, border)
-        if self.winograd and kernel == 3 and stride == 1 and (size := tile_size(self.isa, x, out)):
-            return self.winograd_conv(x, conv, bn, size, out)
         arguments = {"kernel": kernel, "stride": stride, "padding": padding, "add": add, "relu": relu}
         self.note(conv, conv2d, x, out, bn, **arguments)
-        return out
-
-    def winograd_conv(self, x, conv, bn, size, out):
-        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, x, out, size), x.channels)
-        self.note(tiles.name, winograd_input, x, tiles, size=size)
-        self.note(conv, winograd_conv2d, tiles, out, bn, size=size)
-        self.plan.release(tiles)
         return out
 
     def max_pool(self, x, name, kernel, stride, padding):
@@ -176,7 +150,7 @@ class Network:
         return self.plan.take(name, (height, width, channels), self.isa.width, border)
 
     def note(self, name, operator, x, out, batch_norm="", **arguments):
-        """Note an operation; its weights follow those of the one before."""
-        step = Step(name, operator, x, out, arguments, self.weights, batch_norm)
+        """Note a step; its weights follow those of the one before."""
+        step = Step(name, operator, x, out, arguments, self.weight_size, batch_norm)
         self.steps.append(step)
-        self.weights += step.weight_size
+        self.weight_size += step.weight_size

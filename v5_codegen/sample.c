@@ -27,7 +27,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
     sum1_1_1 = *(vector *)(bias + 8);
     sum1_2_0 = *(vector *)bias;
     sum1_2_1 = *(vector *)(bias + 8);
-    for (long block = 0; block < 8; block += 1) {
+    for (long group = 0; group < 8; group += 1) {
         __builtin_prefetch(next, 0, 2);
         next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
@@ -115,7 +115,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
     sum1_0_1 = *(vector *)(bias + 8);
     sum1_1_0 = *(vector *)bias;
     sum1_1_1 = *(vector *)(bias + 8);
-    for (long block = 0; block < 8; block += 1) {
+    for (long group = 0; group < 8; group += 1) {
         __builtin_prefetch(next, 0, 2);
         next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
@@ -198,16 +198,16 @@ static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
     }
 }
 
-static void layer1_0_conv2(const float *weights, float *arena) {
-    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, arena + 1993968, arena + 990448);
+static void layer1_0_conv2(const float *weights, float *memory) {
+    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, memory + 1993968, memory + 990448);
 }
 
-static void (*const steps[])(const float *weights, float *arena) = {
+static void (*const steps[])(const float *weights, float *memory) = {
     layer1_0_conv2,
 };
 
-void forward(const float *weights, float *arena, long first, long last) {
+void forward(const float *weights, float *memory, long first, long last) {
     for (long step = first; step < last; step += 1) {
-        steps[step](weights, arena);
+        steps[step](weights, memory);
     }
 }

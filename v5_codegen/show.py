@@ -19,14 +19,13 @@ def main():
     parser.add_argument("--isa", choices=ISAS, help="default: the best that this machine has")
     parser.add_argument("--image-size", type=int, default=224, metavar="N", help="default: %(default)s")
     parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--no-winograd", action="store_true", help="convolve directly everywhere")
     arguments = parser.parse_args()
     try:
         check_image_size(arguments.image_size)
         isa = ISAS[arguments.isa] if arguments.isa else Compiler().isa()
     except (CompilerError, ValueError) as error:
         sys.exit(f"error: {error}")
-    steps = Network(arguments.image_size, arguments.num_classes, isa, not arguments.no_winograd).steps
+    steps = Network(arguments.image_size, arguments.num_classes, isa).steps
     shown = [step for step in steps if arguments.layer in (None, step.name)]
     if not shown:
         sys.exit(f"error: no layer {arguments.layer}; there are {', '.join(step.name for step in steps)}")

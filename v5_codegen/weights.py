@@ -1,162 +1,97 @@
-"""The weight pool: all weights in one block of memory, checked, read and packed when the model is built."""
+"""The weight pool: the weights of every step in one array, packed in the order in which they are used."""
 
-import hashlib
-import io
 import json
 import shlex
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from buffers import aligned
-from winograd import transform_weights
-
-FORMAT = 1
 
 
 class WeightsError(Exception):
     """Weights that cannot be used; the message is one line that names the file and the command that mends it."""
 
 
-def remedy(weights_dir):
-    return f"to mend it: python common/export_weights.py --force --out {shlex.quote(str(weights_dir))}"
+def read_manifest(weights_file: str | Path) -> dict:
+    """Return the manifest of a weights file: source, num_classes, labels (one a class), preprocessing; perhaps a note.
 
-
-def read_manifest(weights_dir):
-    """Return the manifest of a weights directory: source, num_classes, labels, preprocessing, tensors.
-
-    Raises WeightsError if it is missing, damaged, or of a format that this version does not know.
+    Raises WeightsError unless the file is whole, of this format, and holds the tensors of a ResNet-50.
     """
-    path = Path(weights_dir) / "manifest.json"
+    if Path(weights_file).is_dir():
+        raise WeightsError(f"{weights_file} is a directory; weights are one file: python common/export_weights.py")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        newer = manifest["format"] > FORMAT
-        if not newer:
-            check_manifest(manifest)
-    except (FileNotFoundError, NotADirectoryError):
-        raise WeightsError(f"no weights: {path} is missing; {remedy(weights_dir)}") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); {remedy(weights_dir)}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"{path} is damaged ({reason}); {remedy(weights_dir)}") from None
-    if newer:
-        raise WeightsError(
-            f"{path} has format {manifest['format']}, this code reads format {FORMAT}: update the repository, "
-            f"or {remedy(weights_dir)}"
-        )
-    return manifest
+        with safe_open(weights_file, framework="numpy") as file:
+            manifest = json.loads((file.metadata() or {})["manifest"])
+            if manifest["format"] != 2:
+                raise ValueError(f"format {manifest['format']}, this code reads format 2")
+            if len(manifest["labels"]) != manifest["num_classes"]:
+                raise ValueError(f"{len(manifest['labels'])} labels for {manifest['num_classes']} classes")
+            for name, shape in resnet50_shapes(manifest["num_classes"]).items():
+                found = file.get_slice(name)
+                if (found.get_dtype(), *found.get_shape()) != ("F32", *shape):
+                    raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not float32 {list(shape)}")
+            return manifest
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        command = f"python common/export_weights.py --force --out {shlex.quote(str(weights_file))}"
+        raise WeightsError(f"{weights_file} cannot be used ({error}); to mend it: {command}") from None
 
 
-def check_manifest(manifest):
-    """Raise ValueError, TypeError or KeyError unless the manifest's entries fit each other and the network."""
-    if not isinstance(manifest["source"], str):
-        raise TypeError("source: expected text")
-    if len(manifest["labels"]) != manifest["num_classes"]:
-        raise ValueError(f"{len(manifest['labels'])} labels for {manifest['num_classes']} classes")
-    preprocessing = manifest["preprocessing"]
-    crop, resize = preprocessing["crop"], preprocessing["resize"]
-    if not (isinstance(crop, int) and isinstance(resize, int) and 32 <= crop <= resize):
-        raise ValueError("preprocessing: expected whole numbers 32 <= crop <= resize")
-    channels = np.array([preprocessing["mean"], preprocessing["std"]], dtype=np.float32)
-    if channels.shape != (2, 3) or not np.isfinite(channels).all() or not channels[1].all():
-        raise ValueError("preprocessing: expected three means and three standard deviations that are not zero")
-    if preprocessing["interpolation"] not in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
-        raise ValueError(f"preprocessing: unknown interpolation {preprocessing['interpolation']!r}")
-    expected = resnet50_shapes(manifest["num_classes"])
-    found = {name: tuple(entry["shape"]) for name, entry in manifest["tensors"].items()}
-    if not all(isinstance(entry["sha256"], str) for entry in manifest["tensors"].values()):
-        raise TypeError("tensors: expected a sha256 for each")
-    if found != expected:
-        name = min(name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name))
-        raise ValueError(f"{name}: shape {found.get(name)}, ResNet-50 has {expected.get(name)}")
-
-
-def resnet50_shapes(num_classes):
+def resnet50_shapes(num_classes: int) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of every tensor of ResNet-50; convolutions are (out, kernel_h, kernel_w, in)."""
-    shapes = {"fc.weight": (num_classes, 2048), "fc.bias": (num_classes,)}
-
-    def add_conv_bn(conv, bn, out_channels, kernel, in_channels):
-        shapes[f"{conv}.weight"] = (out_channels, kernel, kernel, in_channels)
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{bn}.{name}"] = (out_channels,)
-
-    add_conv_bn("conv1", "bn1", 64, 7, 3)
-    in_channels = 64
+    convolutions, in_channels = {"conv1": (64, 7, 7, 3)}, 64
     for stage, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=1):
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            add_conv_bn(f"{name}.conv1", f"{name}.bn1", width, 1, in_channels)
-            add_conv_bn(f"{name}.conv2", f"{name}.bn2", width, 3, width)
-            add_conv_bn(f"{name}.conv3", f"{name}.bn3", 4 * width, 1, width)
-            if block == 0:
-                add_conv_bn(f"{name}.downsample.0", f"{name}.downsample.1", 4 * width, 1, in_channels)
+        for block in (f"layer{stage}.{index}" for index in range(blocks)):
+            convolutions[f"{block}.conv1"] = width, 1, 1, in_channels
+            convolutions[f"{block}.conv2"] = width, 3, 3, width
+            convolutions[f"{block}.conv3"] = 4 * width, 1, 1, width
+            if block.endswith(".0"):
+                convolutions[f"{block}.downsample.0"] = 4 * width, 1, 1, in_channels
             in_channels = 4 * width
+    shapes = {"fc.weight": (num_classes, in_channels), "fc.bias": (num_classes,)}
+    for conv, shape in convolutions.items():
+        bn = conv.replace("conv", "bn").replace("downsample.0", "downsample.1")
+        shapes[f"{conv}.weight"] = shape
+        shapes |= {f"{bn}.{name}": shape[:1] for name in ("weight", "bias", "running_mean", "running_var")}
     return shapes
 
 
-def read_tensor(weights_dir, name, entry):
-    """Read one tensor and check it against its manifest entry: float32, the same shape, the same bytes."""
-    path = Path(weights_dir) / f"{name}.npy"
-    try:
-        data = path.read_bytes()
-        tensor = np.load(io.BytesIO(data), allow_pickle=False)
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing; {remedy(weights_dir)}") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error}); {remedy(weights_dir)}") from None
-    except Exception as error:  # a damaged header makes NumPy's parser fail in many ways
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{path} is damaged ({reason}); {remedy(weights_dir)}") from None
-    shape = tuple(entry["shape"])
-    if not isinstance(tensor, np.ndarray) or tensor.shape != shape or tensor.dtype != np.float32:
-        found = f"{tensor.dtype} {tensor.shape}" if isinstance(tensor, np.ndarray) else "an archive"
-        raise WeightsError(f"{path} holds {found}, expected float32 {shape}; {remedy(weights_dir)}")
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise WeightsError(f"{path} does not match its checksum; {remedy(weights_dir)}")
-    return tensor
-
-
-def prepare(weights_dir, tensors, step, epsilon=1e-5):
-    """Return a step's weight (out, kernel_h, kernel_w, in) and bias (out,), which include the batch norm, in float64.
-
-    Ioffe and Szegedy 2015, with fixed statistics: a batch norm is a factor and an offset for each channel.
-    """
-    weight = read_tensor(weights_dir, f"{step.name}.weight", tensors[f"{step.name}.weight"]).astype(np.float64)
+def prepare(file, step, epsilon=1e-5):
+    """Return the weight (out, kernel_h, kernel_w, in) and bias (out,) of a step, its batch norm folded in, float64."""
+    weight = file.get_tensor(f"{step.name}.weight").astype(np.float64)
     if not step.batch_norm:
-        return weight[:, None, None], read_tensor(weights_dir, f"{step.name}.bias", tensors[f"{step.name}.bias"])
+        return weight[:, None, None], file.get_tensor(f"{step.name}.bias")
     kinds = (f"{step.batch_norm}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var"))
-    gamma, beta, mean, variance = (read_tensor(weights_dir, kind, tensors[kind]).astype(np.float64) for kind in kinds)
+    gamma, beta, mean, variance = (file.get_tensor(kind).astype(np.float64) for kind in kinds)
     scale = gamma / np.sqrt(variance + epsilon)
-    weight *= scale[:, None, None, None]
-    return weight, beta - mean * scale
+    return weight * scale[:, None, None, None], beta - mean * scale
 
 
-def pack(weight, bias, block, weight_blocks, packed):
+def pack(weight, bias, lanes, layout, packed):
     """Write weight and bias to `packed`, (its size,) float32, in the order in which the generated code reads them.
 
-    weight_blocks: see `weight_blocks` in ops.py. Output channels that only fill the last panel get zeros.
+    layout: see `weight_layout` in ops.py. Output channels that only fill the last panel get zeros.
     """
-    panel, panels, chunks = weight_blocks
+    panel, panels, chunks = layout
     out_channels, kernel_h, kernel_w, _ = weight.shape
     padded = ((0, panel * panels - out_channels), (0, 0), (0, 0), (0, 0))
-    weight = np.pad(weight, padded).reshape(panels, panel, kernel_h, kernel_w, chunks, -1, block)
+    weight = np.pad(weight, padded).reshape(panels, panel, kernel_h, kernel_w, chunks, -1, lanes)
     packed[: panel * panels] = np.pad(bias, padded[0])
-    blocks = packed[panel * panels :].reshape(chunks, panels, -1, kernel_h, kernel_w, block, panel)
-    blocks[...] = weight.transpose(4, 0, 5, 2, 3, 6, 1)
+    rest = packed[panel * panels :].reshape(chunks, panels, -1, kernel_h, kernel_w, lanes, panel)
+    rest[...] = weight.transpose(4, 0, 5, 2, 3, 6, 1)
 
 
 class WeightPool:
-    """The weights of all steps in one contiguous block of float32, packed in the order in which they are used."""
+    """The weights of all steps, packed, in one contiguous array of float32."""
 
-    def __init__(self, weights_dir, steps, isa):
-        """Read, check and pack every file. Raises WeightsError."""
-        self.manifest = read_manifest(weights_dir)
-        self.block = aligned(sum(step.weight_size for step in steps))
-        for step in steps:
-            if step.has_weights:
-                weight, bias = prepare(weights_dir, self.manifest["tensors"], step)
-                if "size" in step.arguments:
-                    weight = transform_weights(weight, step.arguments["size"])
-                packed = self.block[step.weights : step.weights + step.weight_size]
-                pack(weight, bias, step.x.block, step.weight_blocks(isa), packed)
+    def __init__(self, weights_file: str | Path, steps: list, isa):
+        """Check the file, read all of it and pack it for the machine `isa`. Raises WeightsError."""
+        self.manifest = read_manifest(weights_file)
+        self.array = aligned(sum(step.weight_size for step in steps))
+        with safe_open(weights_file, framework="numpy") as file:
+            for step in steps:
+                if step.has_weights:
+                    weight, bias = prepare(file, step)
+                    packed = self.array[step.offset : step.offset + step.weight_size]
+                    pack(weight, bias, step.x.lanes, step.weight_layout(isa), packed)

@@ -4,28 +4,43 @@ They take descriptions of the machine (`Isa`) and of their input and output (`Bu
 the name of a C function `void name(const float *weights, const float *input, float *output, long thread, long threads)`
 that computes one thread's share, and the text that defines it. Every size, stride and offset is a number in that text.
 Only `softmax` is computed here, by NumPy: it is no part of the network.
+
+Words: the channels of one vector are a group, the channels of a register tile a panel.
 """
 
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
 from buffers import Buffer
+from compiler import Isa
 
-VECTORS = 2  # vectors of output channels in a register tile; the channels of so many vectors are a panel
+Function = tuple[str, list[str]]
+
+VECTORS = 2  # of output channels in a register tile
 CHUNK_BYTES = 80 * 1024  # of weights, at most: this chunk and the next stay in a second-level cache of 256 KB
 LINE = 16  # float32 numbers in a cache line
 
 
-def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
+def conv2d(
+    isa: Isa,
+    x: Buffer,
+    out: Buffer,
+    kernel: int,
+    stride: int = 1,
+    padding: int = 0,
+    add: bool = False,
+    relu: bool = True,
+) -> Function:
     """Convolve x, `add` what is in `out` already (the residual), apply ReLU. The weights include the batch norm.
 
-    x needs a border of at least `padding`. Weights: see `weight_blocks`.
+    x needs a border of at least `padding`. Weights: see `weight_layout`.
     """
     name = f"conv2d_{kernel}x{kernel}_{x}_to_{out}" + "_stride2" * (stride == 2) + "_add" * add + "_relu" * relu
     if kernel == stride == 1 and not x.border and not out.border:  # all pixels may count as one row
-        x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.block) for b in (x, out))
-    panel, panels, chunks = weight_blocks(isa, x, out, kernel)
+        x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.lanes) for b in (x, out))
+    panel, panels, chunks = weight_layout(isa, x, out, kernel)
     chunk = panel * x.channels // chunks * kernel**2
     tile_rows, tile_columns = tile_shape(isa.pixels, out.height, out.width)
     rows, columns = split(out.height, tile_rows), split(out.width, tile_columns)
@@ -40,8 +55,8 @@ def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
             tiles += conv2d_tile(tile, isa, x, out, kernel, stride, (height, width), chunks, add, relu, share)
             one_row = by_pixels and out.height == 1
             row += loop("x", *part(first_x, end_x, width, one_row), width, [
-                f"{tile}(w, bias, in + y * {stride * x.row} + x * {stride * x.block},",
-                f"    result + y * {out.row} + x * {out.block}, next, chunk);",
+                f"{tile}(w, bias, in + y * {stride * x.row} + x * {stride * x.lanes},",
+                f"    result + y * {out.row} + x * {out.lanes}, next, chunk);",
                 f"next += {share * LINE};",
             ])  # fmt: skip
         calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
@@ -60,7 +75,7 @@ def conv2d(isa, x, out, kernel, stride=1, padding=0, add=False, relu=True):
     return name, tiles + define(name, loop("chunk", 0, chunks, 1, body))
 
 
-def part(start, end, step=1, divided=True):
+def part(start: int, end: int, step: int = 1, divided: bool = True) -> tuple[int | str, int | str]:
     """Return the bounds of a thread's share of the loop from start to end, as C text; of all of it if not divided."""
     if not divided:
         return start, end
@@ -68,41 +83,41 @@ def part(start, end, step=1, divided=True):
     return f"{base}{count} * thread / threads{scale}", f"{base}{count} * (thread + 1) / threads{scale}"
 
 
-def weight_blocks(isa, x, out, kernel):
+def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, int, int]:
     """Return (channels in a panel, number of panels, number of chunks) of a convolution's weights.
 
     In memory: the bias of every output channel; then for each chunk of input channels, for each panel of output
-    channels, a block (blocks of input channels, kernel, kernel, channels of a block, channels of the panel). That is
+    channels, an array (groups of input channels, kernel, kernel, channels of a group, channels of the panel). That is
     the order in which they are used, so that they stream from memory once, from the first byte to the last.
     """
     panel = VECTORS * isa.width
     total = 4 * panel * x.channels * kernel**2
-    chunks = next((n for n in divisors(x.blocks) if total <= n * CHUNK_BYTES), x.blocks)
+    chunks = next((n for n in divisors(x.groups) if total <= n * CHUNK_BYTES), x.groups)
     return panel, out.channels // panel, chunks
 
 
-def divisors(number):
+def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def tile_shape(pixels, height, width):
+def tile_shape(pixels: int, height: int, width: int) -> tuple[int, int]:
     """Return (rows, columns), together at most `pixels`, that cover height x width in the fewest tiles; the widest."""
     shapes = [(min(height, pixels // columns), columns) for columns in range(min(pixels, width), 0, -1)]
     return min(shapes, key=lambda shape: ceil(height / shape[0]) * ceil(width / shape[1]))
 
 
-def split(extent, most):
+def split(extent: int, most: int) -> list[tuple[int, int, int]]:
     """Cut `extent` into the fewest pieces of at most `most`, as equal as can be: [(size, start, end), ...].
 
     56 by at most 6 gives [(6, 0, 36), (5, 36, 56)]: six pieces of 6, four of 5.
     """
     small, larger = divmod(extent, ceil(extent / most))
     middle = larger * (small + 1)
-    return [group for group in ((small + 1, 0, middle), (small, middle, extent)) if group[1] < group[2]]
+    return [span for span in ((small + 1, 0, middle), (small, middle, extent)) if span[1] < span[2]]
 
 
-def pieces(groups):
-    return sum((end - start) // size for size, start, end in groups)
+def pieces(spans: list[tuple[int, int, int]]) -> int:
+    return sum((end - start) // size for size, start, end in spans)
 
 
 def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, share):
@@ -113,31 +128,31 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, sha
     """
     pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     sums = [(row, column, v) for row, column in pixels for v in range(VECTORS)]
-    places = [row * out.row + column * out.block + v * out.plane for row, column, v in sums]
+    places = [row * out.row + column * out.lanes + v * out.plane for row, column, v in sums]
     names = [f"sum{row}_{column}_{v}" for row, column, v in sums]
     bias = [vector_at("bias", v * isa.width) for _, _, v in sums]
     kept = [vector_at("result", place) for place in places]
     first = assign(names, [f"{b} + {k}" for b, k in zip(bias, kept)] if add else bias)
     last = assign(kept, map(relu_of, names) if relu else names)
     if chunks > 1:
-        first = [*block("if (chunk == 0)", first), *block("else", assign(names, kept))]
-        last = [*block(f"if (chunk == {chunks - 1})", last), *block("else", assign(kept, names))]
+        first = [*braces("if (chunk == 0)", first), *braces("else", assign(names, kept))]
+        last = [*braces(f"if (chunk == {chunks - 1})", last), *braces("else", assign(kept, names))]
     if add:  # the residual under the next tile is in no near cache
-        step = shape[1] * out.block if out.width > shape[1] else shape[0] * out.row
+        step = shape[1] * out.lanes if out.width > shape[1] else shape[0] * out.row
         per_line = LINE // isa.width
         lines = [place + step for place, (_, column, _) in zip(places, sums) if column % per_line == 0]
         first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
-    body = conv2d_sums(isa, x, kernel, stride, pixels, x.blocks // chunks, share)
+    body = conv2d_sums(isa, x, kernel, stride, pixels, x.groups // chunks, share)
     head = [f"static __attribute__((noinline)) void {name}("]
     head += ["    const float *w, const float *bias, const float *in, float *result, const float *next, long chunk"]
     declared = [f"vector {', '.join(names[n : n + VECTORS])};" for n in range(0, len(names), VECTORS)]
-    return [*head, *block(")", [*declared, *first, *body, *last]), ""]
+    return [*head, *braces(")", [*declared, *first, *body, *last]), ""]
 
 
-def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
-    """Write the loops of a tile: over blocks of channels, kernel rows, kernel columns, and channels of a block."""
-    lanes, taps = x.block, kernel
-    if x.blocks == 1:  # the channels of a whole kernel row lie side by side
+def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
+    """Write the loops of a tile: over groups of channels, kernel rows, kernel columns, and channels of a group."""
+    lanes, taps = x.lanes, kernel
+    if x.groups == 1:  # the channels of a whole kernel row lie side by side
         lanes, taps = lanes * kernel, 1
     unroll = max(n for n in range(1, LINE // isa.width + 1) if lanes % n == 0)
     channels = []
@@ -145,24 +160,24 @@ def conv2d_sums(isa, x, kernel, stride, pixels, blocks, share):
         starts = [isa.width * (lane * VECTORS + v) for v in range(VECTORS)]
         lines = [f"const vector w{v} = {vector_at('w', start)};" for v, start in enumerate(starts)]
         for row, column in pixels:
-            lines.append(f"const float x{row}_{column} = c[{stride * (row * x.row + column * x.block) + lane}];")
+            lines.append(f"const float x{row}_{column} = c[{stride * (row * x.row + column * x.lanes) + lane}];")
             lines += [f"sum{row}_{column}_{v} += x{row}_{column} * w{v};" for v in range(VECTORS)]
-        channels += block("", lines) if unroll > 1 else lines
+        channels += braces("", lines) if unroll > 1 else lines
     channels.append(f"w += {unroll * VECTORS * isa.width};")
     begin = []
-    if blocks > 1:  # fetch these pixels of the next block of channels while this one is used
+    if groups > 1:  # fetch these pixels of the next group of channels while this one is used
         begin = [f"const float *after = y + {x.plane};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
-    turns = {"block": blocks, "tap": blocks * kernel * taps, "channel": blocks * kernel * taps * lanes // unroll}
-    place = max((place for place in turns if share >= turns[place]), key=turns.get, default="block")
+    turns = {"group": groups, "tap": groups * kernel * taps, "channel": groups * kernel * taps * lanes // unroll}
+    place = max((place for place in turns if share >= turns[place]), key=turns.get, default="group")
     count = ceil(share / turns[place])
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line}, 0, 2);" for line in lines] + [f"next += {count * LINE};"]
     channels += prefetch if place == "channel" else []
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
-    tap = loop("x", "y", f"y + {taps * x.block}", x.block, (prefetch if place == "tap" else []) + tap, "const float *")
+    tap = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if place == "tap" else []) + tap, "const float *")
     rows = loop("y", "in", f"in + {kernel * x.row}", x.row, tap, "const float *")
-    return loop("block", 0, blocks, 1, [*(prefetch if place == "block" else []), *rows, f"in += {x.plane};"])
+    return loop("group", 0, groups, 1, [*(prefetch if place == "group" else []), *rows, f"in += {x.plane};"])
 
 
 def vector_at(pointer, offset):
@@ -178,15 +193,15 @@ def relu_of(value):
     return f"(vector)((mask){value} & ~({value} < 0.0f))"
 
 
-def max_pool(isa, x, out, kernel, stride, padding):
+def max_pool(isa: Isa, x: Buffer, out: Buffer, kernel: int, stride: int, padding: int) -> Function:
     """Take each channel's largest value in every kernel x kernel window.
 
     The border's zeros do not matter, nor does a start from zero: x has been through ReLU.
     """
     name = f"max_pool_{x}_to_{out}"
-    corner = f"input + {x.at(-padding, -padding)} + block * {x.plane} + y * {stride * x.row} + x * {stride * x.block}"
+    corner = f"input + {x.at(-padding, -padding)} + group * {x.plane} + y * {stride * x.row} + x * {stride * x.lanes}"
     pixel = [f"const float *corner = {corner};", "vector next, most = {0};"]
-    for offset in (row * x.row + column * x.block for row in range(kernel) for column in range(kernel)):
+    for offset in (row * x.row + column * x.lanes for row in range(kernel) for column in range(kernel)):
         pixel += [
             f"next = {vector_at('corner', offset)};",
             "most = (vector)(((mask)next & (next > most)) | ((mask)most & ~(next > most)));",
@@ -194,29 +209,29 @@ def max_pool(isa, x, out, kernel, stride, padding):
     return name, define(name, each_vector(out, [*pixel, "*result = most;"]))
 
 
-def subsample(isa, x, out, stride):
+def subsample(isa: Isa, x: Buffer, out: Buffer, stride: int) -> Function:
     """Keep every stride-th pixel of every stride-th row: all that a 1x1 convolution with this stride looks at."""
     name = f"subsample_{x}_to_{out}"
-    kept = f"input + block * {x.plane} + y * {stride * x.row} + x * {stride * x.block}"
+    kept = f"input + group * {x.plane} + y * {stride * x.row} + x * {stride * x.lanes}"
     return name, define(name, each_vector(out, [f"*result = *(const vector *)({kept});"]))
 
 
-def average_pool(isa, x, out):
+def average_pool(isa: Isa, x: Buffer, out: Buffer) -> Function:
     """Average each channel over the whole picture."""
     name = f"average_pool_{x}_to_{out}"
     total = ["vector sum = {0};"]
     total += loop("pixel", 0, x.height * x.width, 1, [
-        f"sum += *(const vector *)(input + block * {x.plane} + pixel * {x.block});"
+        f"sum += *(const vector *)(input + group * {x.plane} + pixel * {x.lanes});"
     ])  # fmt: skip
     return name, define(name, each_vector(out, [*total, f"*result = sum / {x.height * x.width}.0f;"]))
 
 
-def fully_connected(isa, x, out):
+def fully_connected(isa: Isa, x: Buffer, out: Buffer) -> Function:
     """weight x + bias: a 1x1 convolution of one pixel."""
     return conv2d(isa, x, out, kernel=1, relu=False)
 
 
-def softmax(x):
+def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn logits (classes,) into probabilities that sum to one; the largest is subtracted so that exp stays finite."""
     exponentials = np.exp(x - x.max())
     return exponentials / exponentials.sum()
@@ -224,20 +239,20 @@ def softmax(x):
 
 def define(name, body):
     parameters = "const float *weights, const float *input, float *output, long thread, long threads"
-    return [f"static void {name}(", f"    {parameters}", *block(")", body), ""]
+    return [f"static void {name}(", f"    {parameters}", *braces(")", body), ""]
 
 
 def each_vector(out, body):
     """Write the loops over all vectors of `out`; `body` sees each as *result."""
-    place = f"output + {out.at(0, 0)} + block * {out.plane} + y * {out.row} + x * {out.block}"
+    place = f"output + {out.at(0, 0)} + group * {out.plane} + y * {out.row} + x * {out.lanes}"
     body = loop("x", 0, out.width, 1, [f"vector *result = (vector *)({place});", *body])
-    return loop("block", *part(0, out.blocks), 1, loop("y", 0, out.height, 1, body))
+    return loop("group", *part(0, out.groups), 1, loop("y", 0, out.height, 1, body))
 
 
 def loop(variable, start, end, step, body, kind="long "):
-    return block(f"for ({kind}{variable} = {start}; {variable} < {end}; {variable} += {step})", body)
+    return braces(f"for ({kind}{variable} = {start}; {variable} < {end}; {variable} += {step})", body)
 
 
-def block(header, body):
+def braces(header, body):
     """Return the lines `header { body }`, the body indented."""
     return [f"{header} {{".lstrip(), *("    " + line for line in body), "}"]

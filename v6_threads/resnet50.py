@@ -7,19 +7,20 @@ What did not:     the network, the layout of weights and activations, and the in
 Run it:           python v6_threads/infer.py PICTURE [--threads N]
 """
 
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from buffers import BufferPlan
 from codegen import Step, generate
-from compiler import Compiler
+from compiler import Compiler, Isa
 from image import check_image, check_image_size
 from ops import VECTORS, average_pool, conv2d, fully_connected, max_pool, subsample
 from threads import Pool, available_cores
 from weights import WeightPool, read_manifest, resnet50_shapes
-from winograd import tile_size, tiled_shape, winograd_conv2d, winograd_input
 
 # Name, number of bottlenecks and stride of the first one, of the four stages (He et al. 2016, table 1).
 STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2))
@@ -28,37 +29,41 @@ STAGES = (("layer1", 3, 1), ("layer2", 4, 2), ("layer3", 6, 2), ("layer4", 3, 2)
 class ResNet50:
     """torchvision's ResNet-50 ("v1.5": a down-sampling bottleneck's stride sits on its 3x3 convolution)."""
 
-    def __init__(self, weights_dir, image_size=224, *, isa=None, cache=True, winograd=True, threads=None):
+    def __init__(
+        self,
+        weights_file: str | Path,
+        image_size: int = 224,
+        *,
+        isa: str | None = None,
+        cache: bool = True,
+        threads: int | None = None,
+    ):
         """Generate and load the code, load the weights. image_size: height and width of the pictures, at least 32.
 
         isa: "avx512", "avx2", "neon" or "generic128"; the best that this machine has unless given.
-        cache: whether to keep the compiled code for the next time. winograd: whether to use Winograd's convolution.
+        cache: whether to keep the compiled code for the next time.
         threads: all cores that this process may use unless given.
         Raises WeightsError if the weights are missing or damaged, CompilerError if there is no working compiler,
-        ThreadsError for more threads than the system allows, ValueError for a smaller picture, another number of
-        threads, or an isa that this machine does not have.
+        ValueError for a smaller picture, or an isa that this machine does not have,
+        ThreadsError for more threads than the system allows.
         """
         check_image_size(image_size)
         self.image_size = image_size
         self.threads = available_cores() if threads is None else threads
         if type(self.threads) is not int or self.threads < 1:
             raise ValueError(f"threads: expected an integer of at least 1, got {threads!r}")
-        self.num_classes = read_manifest(weights_dir)["num_classes"]
+        self.num_classes = read_manifest(weights_file)["num_classes"]
         compiler = Compiler()
         isa = compiler.isa(isa)
-        self.network = Network(image_size, self.num_classes, isa, winograd)
-        library = compiler.load(generate(self.network.steps, isa), isa, cache)
-        self.weights = WeightPool(weights_dir, self.network.steps, isa)
+        self.network = Network(image_size, self.num_classes, isa)
+        self.steps = self.network.steps
+        library = compiler.load(generate(self.steps, isa), isa, cache)
+        self.weights = WeightPool(weights_file, self.steps, isa)
         self.network.plan.allocate()
-        self.pool = Pool(library, self.weights.block, self.network.plan.block, self.threads)
+        self.pool = Pool(library, self.weights.array, self.network.plan.memory, self.threads)
         self.lock = Lock()  # a second caller waits
-        # Every step alone, for a probe or a profiler: (name, function without arguments, multiply-adds, bytes).
-        self.steps = [
-            (step.name, partial(self.pool.run, number, number + 1), step.multiply_adds, step.bytes)
-            for number, step in enumerate(self.network.steps)
-        ]
 
-    def forward(self, image, probe=None):
+    def forward(self, image: NDArray[np.float32], probe: Callable | None = None) -> NDArray[np.float32]:
         """Return the logits, a new (num_classes,) float32 array.
 
         image: (image_size, image_size, 3) float32, normalised. Raises ValueError for anything else.
@@ -68,33 +73,31 @@ class ResNet50:
         check_image(image, self.image_size)
         with self.lock:
             np.copyto(self.network.image.array[0], image)
-            if probe is None:
-                self.pool.run(0, len(self.steps))
-            else:
-                self.run_probed(probe)
-            return self.network.logits.array.ravel()[: self.num_classes].copy()
-
-    def run_probed(self, probe):
-        """Run the steps one by one."""
-        for done, (_, run, _, _) in enumerate(self.steps, start=1):
-            run()
-            if done in self.network.probes:
-                name, activation = self.network.probes[done]
+            done = 0
+            for last, (name, activation) in self.network.probes.items() if probe else ():
+                self.run(done, last)
                 activation = activation.channels_last()
                 probe(name, activation.ravel() if name == "avgpool" else activation)
+                done = last
+            self.run(done, len(self.steps))
+            return self.network.logits.array.ravel()[: self.num_classes].copy()
+
+    def run(self, first: int, last: int) -> None:
+        """Run the steps from `first` up to, but not including, `last`."""
+        self.pool.run(first, last)
 
 
 class Network:
     """The steps of ResNet-50 for one picture size, number of classes and machine, and the buffers between them."""
 
-    def __init__(self, image_size, num_classes, isa, winograd=True):
-        self.isa, self.winograd = isa, winograd
+    def __init__(self, image_size: int, num_classes: int, isa: Isa):
+        self.isa = isa
         self.shapes = resnet50_shapes(num_classes)
         self.plan = BufferPlan()
         self.steps = []
-        self.weights = 0  # size of the pool so far, in float32 numbers
+        self.weight_size = 0  # of all steps so far, in float32 numbers
         self.probes = {}  # number of steps done: (name, activation) for a probe to see
-        self.image = self.plan.take("image", (image_size, image_size, 3), block=3, border=3)
+        self.image = self.plan.take("image", (image_size, image_size, 3), lanes=3, border=3)
         self.logits = self.plan_forward(self.image)
 
     def plan_forward(self, x):
@@ -139,24 +142,15 @@ class Network:
         return out
 
     def conv_bn(self, x, conv, bn, stride=1, padding=0, border=0, out=None, add=False, relu=True):
-        """A convolution and its batch norm; `conv` and `bn` are their names in the weights.
+        """A convolution and its batch norm; `conv` and `bn` are their names in the weights file.
 
         border: of zeros around the result, for a next step with that padding. out: with `add`, the residual's buffer.
         """
         out_channels, kernel, _, _ = self.shapes[f"{conv}.weight"]
         out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
         out = out or self.take(conv, out_h, out_w, out_channels, border)
-        if self.winograd and kernel == 3 and stride == 1 and (size := tile_size(self.isa, x, out)):
-            return self.winograd_conv(x, conv, bn, size, out)
         arguments = {"kernel": kernel, "stride": stride, "padding": padding, "add": add, "relu": relu}
         self.note(conv, conv2d, x, out, bn, **arguments)
-        return out
-
-    def winograd_conv(self, x, conv, bn, size, out):
-        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, x, out, size), x.channels)
-        self.note(tiles.name, winograd_input, x, tiles, size=size)
-        self.note(conv, winograd_conv2d, tiles, out, bn, size=size)
-        self.plan.release(tiles)
         return out
 
     def max_pool(self, x, name, kernel, stride, padding):
@@ -170,7 +164,7 @@ class Network:
         return self.plan.take(name, (height, width, channels), self.isa.width, border)
 
     def note(self, name, operator, x, out, batch_norm="", **arguments):
-        """Note an operation; its weights follow those of the one before."""
-        step = Step(name, operator, x, out, arguments, self.weights, batch_norm)
+        """Note a step; its weights follow those of the one before."""
+        step = Step(name, operator, x, out, arguments, self.weight_size, batch_norm)
         self.steps.append(step)
-        self.weights += step.weight_size
+        self.weight_size += step.weight_size

@@ -27,7 +27,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
     sum1_1_1 = *(vector *)(bias + 8);
     sum1_2_0 = *(vector *)bias;
     sum1_2_1 = *(vector *)(bias + 8);
-    for (long block = 0; block < 8; block += 1) {
+    for (long group = 0; group < 8; group += 1) {
         __builtin_prefetch(next, 0, 2);
         next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
@@ -115,7 +115,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
     sum1_0_1 = *(vector *)(bias + 8);
     sum1_1_0 = *(vector *)bias;
     sum1_1_1 = *(vector *)(bias + 8);
-    for (long block = 0; block < 8; block += 1) {
+    for (long group = 0; group < 8; group += 1) {
         __builtin_prefetch(next, 0, 2);
         next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
@@ -198,11 +198,11 @@ static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
     }
 }
 
-static void layer1_0_conv2(const float *weights, float *arena, long thread, long threads) {
-    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, arena + 1993968, arena + 990448, thread, threads);
+static void layer1_0_conv2(const float *weights, float *memory, long thread, long threads) {
+    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, memory + 1993968, memory + 990448, thread, threads);
 }
 
-static void (*const steps[])(const float *weights, float *arena, long thread, long threads) = {
+static void (*const steps[])(const float *weights, float *memory, long thread, long threads) = {
     layer1_0_conv2,
 };
 
@@ -213,7 +213,7 @@ static void (*const steps[])(const float *weights, float *arena, long thread, lo
 
 struct pool {
     const float *weights;
-    float *arena;
+    float *memory;
     long threads;
     long first, last;          /* the steps to run */
     pthread_mutex_t mutex;     /* guards first to closing */
@@ -249,7 +249,7 @@ static void barrier(struct pool *pool) {
 
 static void forward(struct pool *pool, long thread, long first, long last) {
     for (long step = first; step < last; step += 1) {
-        steps[step](pool->weights, pool->arena, thread, pool->threads);
+        steps[step](pool->weights, pool->memory, thread, pool->threads);
         barrier(pool);
     }
 }
@@ -297,13 +297,13 @@ void pool_close(struct pool *pool) {
 }
 
 /* Return a pool of as many threads as asked for, the caller's included, or NULL if the system refuses one. */
-struct pool *pool_open(const float *weights, float *arena, long threads) {
+struct pool *pool_open(const float *weights, float *memory, long threads) {
     struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(pthread_t));
     if (!pool) {
         return NULL;
     }
     pool->weights = weights;
-    pool->arena = arena;
+    pool->memory = memory;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->next, NULL);

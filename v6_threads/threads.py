@@ -9,6 +9,9 @@ import os
 import weakref
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 POOL = r"""
 #include <pthread.h>
 #include <signal.h>
@@ -17,7 +20,7 @@ POOL = r"""
 
 struct pool {
     const float *weights;
-    float *arena;
+    float *memory;
     long threads;
     long first, last;          /* the steps to run */
     pthread_mutex_t mutex;     /* guards first to closing */
@@ -53,7 +56,7 @@ static void barrier(struct pool *pool) {
 
 static void forward(struct pool *pool, long thread, long first, long last) {
     for (long step = first; step < last; step += 1) {
-        steps[step](pool->weights, pool->arena, thread, pool->threads);
+        steps[step](pool->weights, pool->memory, thread, pool->threads);
         barrier(pool);
     }
 }
@@ -101,13 +104,13 @@ void pool_close(struct pool *pool) {
 }
 
 /* Return a pool of as many threads as asked for, the caller's included, or NULL if the system refuses one. */
-struct pool *pool_open(const float *weights, float *arena, long threads) {
+struct pool *pool_open(const float *weights, float *memory, long threads) {
     struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(pthread_t));
     if (!pool) {
         return NULL;
     }
     pool->weights = weights;
-    pool->arena = arena;
+    pool->memory = memory;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->next, NULL);
@@ -136,24 +139,24 @@ class ThreadsError(Exception):
 class Pool:
     """The threads of one network, and the memory that they work on."""
 
-    def __init__(self, library, weights, arena, threads):
+    def __init__(self, library: ctypes.CDLL, weights: NDArray[np.float32], memory: NDArray[np.float32], threads: int):
         """Start the threads. Raises ThreadsError if the system does not allow so many."""
         library.pool_open.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
         library.pool_open.restype = ctypes.c_void_p
         library.pool_run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
         library.pool_close.argtypes = [ctypes.c_void_p]
-        self.library, self.memory, self.threads = library, (weights, arena), threads
+        self.library, self.weights, self.memory, self.threads = library, weights, memory, threads
         self.open()
 
     def open(self):
-        pool = self.library.pool_open(*(array.ctypes.data for array in self.memory), self.threads)
+        pool = self.library.pool_open(self.weights.ctypes.data, self.memory.ctypes.data, self.threads)
         if not pool:
             raise ThreadsError(f"threads: the system does not allow {self.threads}; ask for fewer")
         self.pool, self.process = pool, os.getpid()
         # At exit there is nothing to do: threads that sleep end with the process.
         weakref.finalize(self, close, self.library, pool, self.process).atexit = False
 
-    def run(self, first, last):
+    def run(self, first: int, last: int) -> None:
         """Run the steps from `first` up to, but not including, `last`."""
         if self.process != os.getpid():  # after a fork, the threads are in the parent only
             self.open()
@@ -166,13 +169,11 @@ def close(library, pool, process):
         library.pool_close(pool)
 
 
-def available_cores(cgroup="/sys/fs/cgroup"):
+def available_cores(limit: str | Path = "/sys/fs/cgroup/cpu.max") -> int:
     """Return how many cores this process may use: by its affinity, and by its control group's limit (containers)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # versions 2 and 1
-        try:
-            quota, period = " ".join(Path(cgroup, file).read_text() for file in files).split()
-            cores = min(cores, max(1, int(quota) // int(period))) if int(quota) > 0 else cores
-        except (OSError, ValueError):  # no such limit; "max" means none
-            continue
-    return cores
+    try:
+        quota, period = Path(limit).read_text().split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such limit; "max" means none
+        return cores

@@ -14,22 +14,28 @@ from fractions import Fraction
 from math import ceil, prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from buffers import Buffer
+from compiler import Isa
 from ops import (
     LINE,
     VECTORS,
-    block,
+    Function,
+    braces,
     conv2d_tile,
     define,
     divisors,
     loop,
+    part,
     pieces,
     relu_of,
     split,
     vector_at,
-    weight_blocks,
+    weight_layout,
 )
+
+Matrix = list[list[Fraction]]
 
 POINTS = (0, 1, -1, 2, -2)  # of the derivation, which evaluates polynomials there, and at infinity
 PRODUCT_BYTES = 256 * 1024  # of a panel's products, at most: they are used again at once, from a second-level cache
@@ -37,7 +43,7 @@ WAIT = 26  # multiply-adds in the time in which one weight arrives from memory: 
 TRANSFORM = 28  # multiply-adds in the time in which one number is transformed, loaded and stored
 
 
-def tile_size(isa, x, out):
+def tile_size(isa: Isa, x: Buffer, out: Buffer) -> int | None:
     """Return the size of tiles with which a 3x3 convolution is fastest, or None if it is without Winograd.
 
     The estimates count multiply-adds for each pair of channels.
@@ -58,7 +64,7 @@ def products_bytes(isa, out, size, rows=1):
     return 4 * (size + 2) ** 2 * rows * ceil(out.width / size) * VECTORS * isa.width
 
 
-def tiled_shape(isa, x, out, size):
+def tiled_shape(isa: Isa, x: Buffer, out: Buffer, size: int) -> tuple[int, int]:
     """Return (height, width) of the transformed input: a column for each tile of a strip, a row for each position.
 
     A strip is some rows of tiles; the strips follow one another. All weights are read once for each strip. If there are
@@ -71,7 +77,7 @@ def tiled_shape(isa, x, out, size):
     return rows // strip * positions, strip * columns
 
 
-def winograd_input(isa, x, out, size):
+def winograd_input(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
     """Compute B^T tile B for every tile of x, which needs a border of 1. out: see `tiled_shape`."""
     name, functions = f"winograd{size}_input_{x}", []
     positions, columns = (size + 2) ** 2, ceil(x.width / size)
@@ -79,12 +85,12 @@ def winograd_input(isa, x, out, size):
     def transform(height, width):
         tile = f"{name}_{height}x{width}"
         functions.extend(input_tile(tile, x, out, size, height, width))
-        return [f"{tile}(in + (y * {x.row} + x * {x.block}) * {size}, result + (row * {columns} + x) * {out.block});"]
+        return [f"{tile}(in + (y * {x.row} + x * {x.lanes}) * {size}, result + (row * {columns} + x) * {out.lanes});"]
 
-    body = loop("block", 0, x.blocks, 1, [
-        f"const float *in = input + block * {x.plane} + {x.at(-1, -1)};",
+    body = loop("group", *part(0, x.groups), 1, [
+        f"const float *in = input + group * {x.plane} + {x.at(-1, -1)};",
         *loop("strip", 0, out.height // positions, 1, [
-            f"float *result = output + block * {out.plane} + strip * {positions * out.row};",
+            f"float *result = output + group * {out.plane} + strip * {positions * out.row};",
             *each_tile(x, size, out.width // columns, transform),
         ]),
     ])  # fmt: skip
@@ -95,7 +101,7 @@ def input_tile(name, x, out, size, height, width):
     """Write the function that transforms a tile with height x width outputs; what lies beyond their inputs is zero."""
 
     def read(row, column):
-        return vector_at("in", row * x.row + column * x.block) if row < height + 2 and column < width + 2 else None
+        return vector_at("in", row * x.row + column * x.lanes) if row < height + 2 and column < width + 2 else None
 
     def write(row, column, value):
         return [f"{vector_at('result', (row * (size + 2) + column) * out.row)} = {value};"]
@@ -104,24 +110,24 @@ def input_tile(name, x, out, size, height, width):
     return tile_function(name, "const float *in, float *result", both_sides(bt, read, write))
 
 
-def winograd_conv2d(isa, x, out, size):
+def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
     """Multiply transformed tiles x by the weights, transform back, add the bias, apply ReLU.
 
-    Unlike in `conv2d`, all input channels are one chunk: with at most 512 of them a position's block is 64 KB.
+    Unlike in `conv2d`, all input channels are one chunk: with at most 512 of them those of a position are 64 KB.
     In memory: the bias of every output channel; then for each panel of output channels, for each position in a tile,
-    a block (input channels, channels of the panel).
+    a matrix (input channels, channels of the panel).
     """
     name, functions = f"winograd{size}_{x}_to_{out}", []
-    panel, panels, _ = weight_blocks(isa, x, out, kernel=1)
+    panel, panels, _ = weight_layout(isa, x, out, kernel=1)
     positions, columns, matrix = (size + 2) ** 2, ceil(out.width / size), panel * x.channels
-    products = Buffer("products", (positions, x.width, panel), out.block)
-    groups, multiply = split(x.width, isa.pixels), []
-    share = ceil(matrix / LINE / pieces(groups))  # cache lines of weights to prefetch in each register tile
-    for width, first, end in groups:
+    products = Buffer("products", (positions, x.width, panel), out.lanes)
+    spans, multiply = split(x.width, isa.pixels), []
+    share = ceil(matrix / LINE / pieces(spans))  # cache lines of weights to prefetch in each register tile
+    for width, first, end in spans:
         tile = f"{name}_1x{width}"
         functions += conv2d_tile(tile, isa, x, products, 1, 1, (1, width), 1, add=False, relu=False, share=share)
         multiply += loop("x", first, end, width, [
-            f"{tile}(w, (const float *)zeros, in + x * {x.block}, result + x * {products.block}, next, 0);",
+            f"{tile}(w, (const float *)zeros, in + x * {x.lanes}, result + x * {products.lanes}, next, 0);",
             f"next += {share * LINE};",
         ])  # fmt: skip
 
@@ -129,11 +135,14 @@ def winograd_conv2d(isa, x, out, size):
         tile = f"{name}_{height}x{width}_output"
         functions.extend(output_tile(tile, products, out, size, height, width))
         return [
-            f"{tile}(product + (row * {columns} + x) * {products.block}, bias,",
-            f"    result + (y * {out.row} + x * {out.block}) * {size});",
+            f"{tile}(product + (row * {columns} + x) * {products.lanes}, bias,",
+            f"    result + (y * {out.row} + x * {out.lanes}) * {size});",
         ]
 
-    body = loop("panel", 0, panels, 1, [
+    # As in `conv2d`: divide the output's channels or, in strips, its pixels.
+    strips = x.height // positions
+    by_strips = panels * positions * matrix < x.size
+    body = loop("panel", *part(0, panels, 1, not by_strips), 1, [
         f"const float *w = weights + {out.channels} + panel * {positions * matrix};",
         *loop("position", 0, positions, 1, [
             f"const float *next = w + {matrix};",
@@ -152,7 +161,7 @@ def winograd_conv2d(isa, x, out, size):
     return name, functions + define(name, [
         f"const vector zeros[{VECTORS}] = {{{{0}}}};",
         f"float products[{products.size}] __attribute__((aligned({4 * LINE})));",
-        *loop("strip", 0, x.height // positions, 1, body),
+        *loop("strip", *part(0, strips, 1, by_strips), 1, body),
     ])  # fmt: skip
 
 
@@ -165,7 +174,7 @@ def output_tile(name, products, out, size, height, width):
     def write(row, column, value):
         if row >= height or column >= width:
             return []
-        place, name = vector_at("result", row * out.row + column * out.block), f"y{row}_{column}"
+        place, name = vector_at("result", row * out.row + column * out.lanes), f"y{row}_{column}"
         return [f"const vector {name} = {value} + *(vector *)bias;", f"{place} = {relu_of(name)};"]
 
     at, _, _ = matrices(size)
@@ -173,7 +182,7 @@ def output_tile(name, products, out, size, height, width):
 
 
 def tile_function(name, parameters, body):
-    return [*block(f"static __attribute__((noinline)) void {name}({parameters})", body), ""]
+    return [*braces(f"static __attribute__((noinline)) void {name}({parameters})", body), ""]
 
 
 def each_tile(buffer, size, strip, transform):
@@ -187,14 +196,14 @@ def each_tile(buffer, size, strip, transform):
         row = [f"long row = y - strip * {strip};"]
         for width, first_x, end_x in edges(buffer.width, size):
             row += loop("x", first_x, end_x, 1, transform(height, width))
-        lines += loop("y", first_y, end_y, 1, block(f"if (y / {strip} == strip)", row))
+        lines += loop("y", first_y, end_y, 1, braces(f"if (y / {strip} == strip)", row))
     return lines
 
 
 def edges(extent, size):
     """Return [(outputs of a tile, first tile, end), ...]: the whole tiles, then the one that the edge cuts off."""
     whole, rest = divmod(extent, size)
-    return [group for group in ((size, 0, whole), (rest, whole, whole + (rest > 0))) if group[1] < group[2]]
+    return [span for span in ((size, 0, whole), (rest, whole, whole + (rest > 0))) if span[1] < span[2]]
 
 
 def both_sides(matrix, read, write):
@@ -225,8 +234,8 @@ def weighted_sum(factors, terms):
     return text.removeprefix(" + ") or "(vector){0}"
 
 
-def matrices(size):
-    """Return A^T (size, side), G (side, 3) and B^T (side, side), as lists of lists of Fractions.
+def matrices(size: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Return A^T (size, side), G (side, 3) and B^T (side, side), all of Fractions.
 
     Toom and Cook's multiplication of polynomials, transposed (Lavin and Gray 2016, section 4): column j of A^T and row
     j of G hold the powers of point j, row j of B^T the polynomial that is zero at all other points.
@@ -249,7 +258,7 @@ def polynomial(zeros):
     return coefficients
 
 
-def transform_weights(weight, size):
+def transform_weights(weight: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     """Return G weight G^T for every pair of channels: (out, 1, 1, positions * in), from (out, 3, 3, in), float64."""
     g = np.array(matrices(size)[1], dtype=np.float64)
     return np.einsum("ak,oklc,bl->oabc", g, weight, g, optimize=True).reshape(len(weight), 1, 1, -1)
