@@ -31,11 +31,11 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     panels = []
     for command, result, pictures in LESSONS:
+        print(f"--- {command}", flush=True)
         script, *arguments = command.split()
-        print(f"--- {script}", flush=True)
-        path = Path(__file__).parent / script
-        if subprocess.run([sys.executable, path, *arguments, "--out", out / result]).returncode:
-            raise ValueError(f"{script} failed; the lessons before it are in {out}")
+        done = subprocess.run([sys.executable, Path(__file__).parent / script, *arguments, "--out", out / result])
+        if done.returncode:
+            raise ValueError(f"{command} failed; the lessons before it are in {out}")
         panels += [(title, lesson.read_picture(out / name, "RGB")) for title, name in pictures.items()]
     lesson.draw(panels, columns=4, inches=17.6).savefig(out / "contact_sheet.png")
     print(f"wrote {out / 'contact_sheet.png'}")

@@ -1,350 +1,172 @@
-"""Lesson 6: the program as a reader runs it, its weights file, its article."""
+"""Lesson 6: the program as a reader runs it, its data, pictures of digits, its article."""
 
-import json
+import gzip
 import re
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from tests.primer_mnist_support import LESSON, bundled_digits, draw_digit, lesson
-from tests.primer_support import is_excerpt
+from tests.primer_support import MNIST, PRIMER, assert_articles_code_is_in, assert_one_line, call, load, seeds
 
-network, training, report, mnist = lesson.network, lesson.training, lesson.report, lesson.mnist
+LESSON = PRIMER / "6_mnist"
+ARTICLE = (LESSON / "README.md").read_text("utf-8")
+network, digits, learning, mnist = map(load, ("network", "digits", "learning", "mnist"))
 
 
-def run(*arguments, cwd):
-    """The script as a reader runs it."""
-    return subprocess.run(
-        [sys.executable, str(LESSON / "mnist.py"), *map(str, arguments)],
-        cwd=cwd, text=True, capture_output=True, timeout=300,
-    )
+def draw_digit(value, size=(300, 200), at=(170, 40), ink=20, paper=255, height=110):
+    """A digit of Pillow's own font."""
+    picture = Image.new("L", size, paper)
+    ImageDraw.Draw(picture).text(at, str(value), fill=ink, font=ImageFont.load_default(size=height))
+    return picture
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A short run on scikit-learn's digits, started as a reader starts it: (its directory, what it printed)."""
+    """Where a reader trained for three epochs, and what that printed."""
     directory = tmp_path_factory.mktemp("trained")
-    finished = run("--epochs", 4, cwd=directory)
-    assert finished.returncode == 0, finished.stderr
-    return directory / "mnist_out", finished.stdout
+    command = [sys.executable, LESSON / "mnist.py", "train", "--epochs", "3"]
+    done = subprocess.run(command, cwd=directory, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return directory / "mnist_out", done.stdout
 
 
-def test_a_short_training_reads_nine_held_out_digits_of_ten(trained):
+def test_training_reports_what_it_saved(trained):
     out, printed = trained
-    (result,) = json.loads((out / "results.json").read_text())
-    assert result["test_accuracy"] >= 0.9 and result["epochs"] == 4 and result["test_digits"] == 360
-    assert f"{100 * result['test_accuracy']:.2f} % of the held-out digits right" in printed
-    assert len(re.findall(r"^epoch", printed, re.MULTILINE)) == 4
-    # The printed confusion matrix: ten rows whose numbers add up to the held-out digits.
-    rows = [re.split(r"\s*[│|]\s*", line)[2:-2] for line in printed.splitlines() if re.match(r"[│|]\s+\d", line)]
-    counts = np.array([[int(cell) if cell.isdigit() else 0 for cell in row] for row in rows])
-    assert counts.shape == (10, 10) and counts.sum() == 360
-    assert counts.sum() - np.trace(counts) == result["mistakes"] == round(360 * (1 - result["test_accuracy"]))
+    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "mistakes.png", "weights.safetensors"]
+    net, data = network.Network(5), digits.load_digits(None, None)
+    assert net.load(out / "weights.safetensors") == "scikit-learn digits, seed 0, epoch 3 of 3"
+    _, accuracy, probabilities = learning.evaluate(net, data.test_images, data.test_labels)
+    mistakes = np.count_nonzero(probabilities.argmax(axis=1) != data.test_labels)
+    assert accuracy >= 0.85 and f"\n{mistakes} mistakes, {accuracy:.2%} right" in printed
+    confusion = np.array(re.findall(r"\d+", printed[printed.index("[[") : printed.index("]]")]), int).reshape(10, 10)
+    assert confusion.sum() == 360 and confusion.sum() - np.trace(confusion) == mistakes
 
 
-def test_the_files_of_a_training_belong_together(trained):
-    out, _ = trained
-    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "mistakes.png", "results.json", "weights.npz"]
-    for name in ("curves.png", "mistakes.png"):
-        with Image.open(out / name) as picture:
-            assert len(np.unique(np.asarray(picture.convert("L")))) > 50  # more than an empty page
-    (result,) = json.loads((out / "results.json").read_text())
-    net, digits = network.Network(), bundled_digits()
-    description = net.load(out / "weights.npz")
-    loss, accuracy, probabilities = training.evaluate(net, digits.test_images, digits.test_labels)
-    assert abs(accuracy - result["test_accuracy"]) < 1e-4 and abs(loss - result["test_loss"]) < 1e-4
-    assert "epoch 4 of 4" in description and f"{100 * accuracy:.2f} %" in description
-    assert (probabilities.argmax(axis=1) != digits.test_labels).sum() == result["mistakes"]
-
-
-@pytest.mark.parametrize(("count", "wrong", "rows"), [(30, 0, 1), (30, 3, 1), (30, 11, 2), (120, 80, 5), (4, 1, 1)])
-def test_the_page_of_mistakes_holds_the_surest_first(count, wrong, rows, monkeypatch, rng):
-    labels = rng.integers(0, 10, count)
-    predictions = labels.copy()
-    predictions[rng.permutation(count)[:wrong]] += 1
-    predictions %= 10
-    confidence = 0.5 + 0.4 * rng.permutation(count) / count
-    probabilities = np.full((count, 10), 0.01)
-    probabilities[np.arange(count), predictions] = confidence
-    figures = []
-    monkeypatch.setattr(report, "save_figure", lambda figure, path: figures.append(figure))
-    report.save_mistakes(np.zeros((count, 28, 28), np.uint8), labels, probabilities, "page.png")
-    titles = [axes.get_title() for axes in figures[0].axes]
-    mistakes, right = ([i for i in range(count) if (predictions[i] != labels[i]) == kind] for kind in (True, False))
-    order = sorted(mistakes, key=lambda i: -confidence[i]) + sorted(right, key=lambda i: confidence[i])
-    expected = [f"{labels[i]} → {predictions[i]}\n{100 * confidence[i]:.0f} %" for i in order]
-    assert len(titles) == 10 * rows and [title for title in titles if title] == expected[: 10 * rows]
-    assert figures[0].get_suptitle().startswith(f"{wrong} mistakes in {count} ")
-
-
-def test_held_out_digits_are_read_from_pictures(trained, tmp_path, capsys):
+def test_digits_are_read_from_pictures_of_pages(trained, tmp_path, monkeypatch, capsys):
     """Drawn large, dark on a light page, off centre, saved as JPEG: read as well as from their own 28x28 pixels."""
-    out, _ = trained
-    digits = bundled_digits()
-    rng = np.random.default_rng(0)
-    names = []
+    monkeypatch.chdir(tmp_path)
+    weights = trained[0] / "weights.safetensors"
+    net, data, rng = network.Network(), digits.load_digits(None, None), np.random.default_rng(0)
     for index in range(40):
-        ink = Image.fromarray(digits.test_images[index]).resize((168, 168), Image.Resampling.BICUBIC)
+        ink = Image.fromarray(data.test_images[index]).resize((168, 168), Image.Resampling.BICUBIC)
         page = Image.new("RGB", (500, 400), (235, 232, 225))
         page.paste((40, 40, 90), tuple(rng.integers(0, 200, 2).tolist()), ink)
-        names.append(str(tmp_path / f"{index}.jpg"))
-        page.save(names[-1], quality=60)
-    assert mnist.main(["predict", *names, "--weights", str(out / "weights.npz")]) == 0
-    printed = capsys.readouterr().out
-    answers = [int(answer) for answer in re.findall(r"\.jpg: (\d) \(", printed)]
-    assert len(answers) == 40
-    net = network.Network()
-    net.load(out / "weights.npz")
-    direct = training.predict(net, digits.test_images[:40]).argmax(axis=1)
-    assert (direct == answers).mean() >= 0.95
-    assert (digits.test_labels[:40] == answers).mean() >= 0.85
+        page.save(f"{index}.jpg", quality=60)
+    assert call("mnist", "predict", *(f"{index}.jpg" for index in range(40)), "--weights", weights) is None
+    answers = [int(answer) for answer in re.findall(r"\.jpg: (\d) \(", capsys.readouterr().out)]
+    net.load(weights)
+    assert (learning.predict(net, data.test_images[:40]).argmax(axis=1) == answers).mean() >= 0.95
+    assert call("mnist", "predict", "7.jpg", "--stages", "--weights", weights) is None
+    with Image.open("7_stages.png") as page:
+        assert len(np.unique(page.convert("L"))) > 50
 
 
-def test_stages_show_the_way_through_the_network(trained, tmp_path, capsys):
-    draw_digit(2).save(tmp_path / "two.png")
-    weights = ["--weights", str(trained[0] / "weights.npz")]
-    stages = str(tmp_path / "stages.png")
-    assert mnist.main(["predict", str(tmp_path / "two.png"), "--stages", stages, *weights]) == 0
-    with Image.open(stages) as picture:
-        assert picture.width > 1000 and len(np.unique(np.asarray(picture.convert("L")))) > 50
-    with pytest.raises(SystemExit) as stopped:
-        mnist.main(["predict", "a.png", "b.png", "--stages", stages])
-    assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+def test_the_data_sets_are_read(tmp_path, rng, monkeypatch):
+    """MNIST's four files, gzipped, plain or fetched; an .npz, of which a fifth of every class is held out."""
+    images, labels = rng.integers(0, 256, (100, 28, 28), dtype=np.uint8), np.repeat(np.arange(10, dtype=np.uint8), 10)
+    (tmp_path / "gz").mkdir()
+    for name in digits.MNIST_FILES:
+        array = images if "images" in name else labels
+        array = array[:60] if "train" in name else array[60:]
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+        (tmp_path / name).write_bytes(header + array.tobytes())
+        (tmp_path / "gz" / f"{name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    monkeypatch.setattr(digits, "MNIST_URL", (tmp_path / "gz").as_uri())
+    for source in (tmp_path, tmp_path / "gz", "download"):
+        name, *arrays = digits.load_digits(source, tmp_path / "fetched")
+        for array, expected in zip(arrays, (images[:60], labels[:60], images[60:], labels[60:]), strict=True):
+            np.testing.assert_array_equal(array, expected)
+    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    _, train_images, train_labels, test_images, test_labels = digits.load_digits(tmp_path / "digits.npz", None)
+    assert np.bincount(train_labels).tolist() == [8] * 10 and np.bincount(test_labels).tolist() == [2] * 10
+    known = {image.tobytes(): label for image, label in zip(images, labels)}
+    for image, label in zip([*train_images, *test_images], [*train_labels, *test_labels]):
+        assert known.pop(image.tobytes()) == label
 
 
-@pytest.fixture
-def small_data(tmp_path):
-    """Two hundred digits as an .npz, so that an epoch is short."""
-    digits = bundled_digits()
-    path = tmp_path / "small.npz"
-    np.savez(path, images=digits.train_images[:200], labels=digits.train_labels[:200])
-    return path
+def test_what_is_no_data_weights_or_digit_is_one_line(tmp_path, rng, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = rng.integers(0, 256, (100, 28, 28), dtype=np.uint8), np.arange(100) % 10
+    np.savez("keys.npz", images=images)
+    np.savez("float.npz", images=images / 255, labels=labels)
+    np.savez("size.npz", images=images[:, :20], labels=labels)
+    np.savez("letters.npz", images=images, labels=labels + 5)
+    np.savez("pickled.npz", images=images, labels=labels.astype(object))
+    (tmp_path / "text.npz").write_text("no zip file")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / f"{digits.MNIST_FILES[0]}.gz").write_bytes(gzip.compress(images.tobytes())[:-100])
+    monkeypatch.setattr(digits, "MNIST_URL", (tmp_path / "nowhere").as_uri())
+    for source in [path.name for path in tmp_path.iterdir()] + ["absent", ".", "download"]:
+        assert_one_line(call("mnist", "train", "--data", source), f"mnist.py: cannot learn from {source}: ")
+    network.Network().save("whole.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-1])
+    network.Network(hidden=9).save("other.safetensors")
+    Image.new("L", (50, 40), 200).save("empty.png")
+    for weights in ("cut.safetensors", "other.safetensors", "absent.safetensors", "text.npz"):
+        assert_one_line(call("mnist", "predict", "empty.png", "--weights", weights), weights, "mnist.py train")
+    for picture, words in (("empty.png", "no digit found"), ("text.npz", "cannot read"), ("absent.png", "cannot read")):
+        assert_one_line(call("mnist", "predict", picture, "--weights", "whole.safetensors"), picture, words)
+    assert_one_line(call("mnist", "train", "--epochs", "-1"), "at least 1 epoch")
 
 
-def test_control_c_keeps_the_last_finished_epoch(small_data, tmp_path, monkeypatch, capsys):
-    finished = []
-
-    def evaluate(net, images, labels):
-        if len(finished) == 2:
-            raise KeyboardInterrupt
-        finished.append({name: array.copy() for name, array in net.parameters.items()})
-        return training.evaluate(net, images, labels)
-
-    monkeypatch.setattr(mnist, "evaluate", evaluate)
-    with pytest.raises(SystemExit) as stopped:
-        mnist.main(["train", "--data", str(small_data), "--out", str(tmp_path / "out")])
-    weights = tmp_path / "out" / "weights.npz"
-    assert stopped.value.code == 130
-    assert f"interrupted; the weights of epoch 2 are in {weights}" in capsys.readouterr().err
-    net = network.Network(9)
-    assert "epoch 2 of" in net.load(weights)
-    assert all(np.array_equal(array, finished[1][name]) for name, array in net.parameters.items())
+def test_pictures_come_out_in_mnists_form():
+    """MNIST's own digits, and scikit-learn's, which were brought to that form, hardly change a second time."""
+    images = digits.load_digits(MNIST if MNIST.exists() else None, None).train_images[::20]
+    again = np.stack([digits.centre_digit(digits.find_ink(image)) for image in images])
+    difference = np.abs(again.astype(float) - images).mean(axis=(1, 2))
+    assert np.median(difference) == 0 and difference.mean() <= 0.5  # a digit moved by one pixel is 10 or more away
 
 
-def test_a_real_interrupt_ends_without_a_traceback(small_data, tmp_path):
-    command = [sys.executable, "-u", str(LESSON / "mnist.py"), "train", "--data", str(small_data), "--epochs", "1000"]
-    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not process.stdout.readline().startswith("epoch  2"):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; the weights of epoch" in errors and "Traceback" not in printed + errors
-    assert "small.npz" in network.Network().load(tmp_path / "mnist_out" / "weights.npz")
+@pytest.mark.parametrize("value", range(10))
+def test_a_digit_inverted_moved_or_scaled_looks_the_same(value, rng):
+    def distance(picture):
+        """Mean difference, where a centre rounded to the next pixel makes none."""
+        other = digits.centre_digit(digits.find_ink(np.asarray(picture))).astype(float)
+        shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+        return min(np.abs(np.roll(plain, shift, (0, 1)) - other).mean() for shift in shifts)
+
+    plain = digits.centre_digit(digits.find_ink(np.asarray(draw_digit(value))))
+    grain = np.asarray(draw_digit(value, paper=230)) + rng.normal(0, 4, (200, 300))
+    assert distance(draw_digit(value, ink=235, paper=0)) <= 8
+    assert distance(draw_digit(value, at=(10, 2))) <= 8
+    assert distance(draw_digit(value, size=(900, 900), at=(400, 90), height=330)) <= 8
+    assert distance(np.clip(grain, 0, 255).astype(np.uint8)) <= 8
+    assert min(distance(draw_digit(other)) for other in set(range(10)) - {value}) > 11
 
 
-def test_bad_arguments_and_files_are_one_line(tmp_path, capsys, small_data):
-    (tmp_path / "foreign.json").write_text('{"not": "a list of runs"}')
-    (tmp_path / "file").write_text("in the way")
-    for arguments in (
-        ["train", "--data", str(tmp_path / "absent")],
-        ["train", "--data", str(small_data), "--out", str(tmp_path / "file")],
-        ["train", "--data", str(small_data), "--out", str(tmp_path), "--record", str(tmp_path / "foreign.json")],
-        ["predict", "digit.png", "--weights", str(tmp_path / "absent.npz")],
-        ["predict", "digit.png", "--weights", str(tmp_path / "foreign.json")],
-    ):
-        assert mnist.main(arguments) == 1
-        printed = capsys.readouterr()
-        assert printed.err.startswith("mnist.py: ") and printed.err.count("\n") == 1 and str(tmp_path) in printed.err
-    assert (tmp_path / "foreign.json").read_text() == '{"not": "a list of runs"}'
-    for arguments in (["--epochs", "0"], ["--epochs", "many"], ["--seed", "-1"], ["dance"], ["predict"]):
-        with pytest.raises(SystemExit) as stopped:
-            mnist.main(arguments)
-        assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 255), st.integers(0, 255), seeds)
+def test_any_picture_is_a_digit_or_refused(height, width, low, high, seed):
+    low, high = sorted((low, high))
+    gray = np.random.default_rng(seed).integers(low, high + 1, (height, width), dtype=np.uint8)
+    if int(gray.max()) - int(gray.min()) >= 2 * digits.MINIMUM_CONTRAST:
+        digit = digits.centre_digit(digits.find_ink(gray))
+        assert digit.shape == (28, 28) and digit.dtype == np.uint8 and digit.max() == 255
 
 
-def test_no_command_means_train():
-    for arguments in ([], ["--seed", "7"]):
-        options = mnist.parse_arguments(arguments)
-        assert options.run is mnist.train and options.data is None and options.out == Path("mnist_out")
-
-
-@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 3), st.integers(0, 99)), max_size=8))
-@settings(max_examples=20)
-def test_recorded_runs_replace_their_predecessors(tmp_path_factory, runs):
-    path = tmp_path_factory.mktemp("record") / "new" / "results.json"
-    for name, seed, mistakes in runs:
-        report.record_run({"data": name, "seed": seed, "mistakes": mistakes}, path)
-    expected = {(name, seed): mistakes for name, seed, mistakes in runs}
-    assert {(run["data"], run["seed"]): run["mistakes"] for run in report.read_runs(path)} == expected
-    assert len(report.read_runs(path)) == len(expected)
-
-
-def test_a_recorded_run_rewrites_the_table_of_the_article_beside_it(tmp_path):
-    runs = report.read_runs(LESSON / "results.json")
-    article = tmp_path / "README.md"
-    article.write_text(f"before\n{report.TABLE_START}old\n{report.TABLE_END}\nafter\n")
-    for run in reversed(runs):
-        report.record_run(run, tmp_path / "results.json")
-    assert report.read_runs(tmp_path / "results.json") == runs
-    table = report.results_table(runs)
-    assert article.read_text() == f"before\n{report.TABLE_START}{table}{report.TABLE_END}\nafter\n"
-    assert table.count("\n| ") == 1 + len(runs)
-
-
-# --- its weights file ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "weights.npz"
-    network.Network(3).save(path, "three")
-    return path
-
-
-def test_weights_come_back_and_files_repeat(weights_file, tmp_path):
-    net = network.Network(4)
-    assert net.load(weights_file) == "three"
-    assert all(np.array_equal(net.parameters[name], array) for name, array in network.Network(3).parameters.items())
-    assert np.array_equal(net.layers["fc1"].weight, network.Network(3).parameters["fc1.weight"])
-    net.save(tmp_path / "again.npz", "three")
-    assert (tmp_path / "again.npz").read_bytes() == weights_file.read_bytes()
-
-
-@given(st.data())
-@settings(max_examples=40)
-def test_damaged_weights_are_one_error(weights_file, tmp_path_factory, drawn):
-    content = bytearray(weights_file.read_bytes())
-    if drawn.draw(st.booleans(), "cut"):
-        del content[drawn.draw(st.integers(0, len(content) - 1)) :]
-    else:
-        for _ in range(drawn.draw(st.integers(1, 5))):
-            content[drawn.draw(st.integers(0, len(content) - 1))] ^= drawn.draw(st.integers(1, 255))
-    path = tmp_path_factory.mktemp("damaged") / "weights.npz"
-    path.write_bytes(content)
-    net, untouched = network.Network(5), network.Network(5)
-    try:
-        net.load(path)
-    except network.WeightsError as error:
-        assert str(path) in str(error)
-        assert all(np.array_equal(array, untouched.parameters[name]) for name, array in net.parameters.items())
-    else:  # a flipped bit where zip keeps no checksum: its dates, its comments
-        expected = network.Network(3).parameters
-        assert all(np.array_equal(array, expected[name]) for name, array in net.parameters.items())
-
-
-def test_foreign_weights_are_refused(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    parameters = network.Network(0).parameters
-    wrong = {
-        "missing": {name: array for name, array in parameters.items() if name != "fc2.bias"},
-        "shape": {**parameters, "conv1.weight": parameters["conv1.weight"][:8]},
-        "dtype": {**parameters, "fc2.bias": parameters["fc2.bias"].astype(np.float64)},
-        "nan": {**parameters, "fc2.bias": np.full(10, np.nan, np.float32)},
-        "pickle": {**parameters, "fc2.bias": np.array([Payload()], dtype=object)},
-    }
-    for name, arrays in wrong.items():
-        np.savez(tmp_path / f"{name}.npz", **arrays)
-        with pytest.raises(network.WeightsError, match=f"{name}.npz"):
-            network.Network(0).load(tmp_path / f"{name}.npz")
-    assert not (tmp_path / "executed").exists()
-    np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(network.WeightsError, match=r"one\.npy"):
-        network.Network(0).load(tmp_path / "one.npy")
-
-
-def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "weights.npz"
-    network.Network(0).save(path, "old")
-
-    def interrupted(file, **arrays):
-        file.write(b"half of it")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "savez", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        network.Network(1).save(path, "new")
-    assert network.Network(2).load(path) == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["weights.npz"]
-
-
-# --- its article -----------------------------------------------------------------------------------------------------
-
-
-ARTICLE = (LESSON / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_articles_code_is_the_sources():
-    sources = [path.read_text(encoding="utf-8") for path in LESSON.glob("*.py")]
-    blocks = re.findall(r"```python\n(.*?)```", ARTICLE, re.DOTALL)
-    assert len(blocks) >= 10
-    for block in blocks:
-        pieces = block.split("\n\n")  # a blank line stands for what is left out
-        assert all(any(is_excerpt(piece, source) for source in sources) for piece in pieces), block
-
-
-def test_the_articles_results_are_the_recorded_ones():
-    runs = report.read_runs(LESSON / "results.json")
-    assert f"{report.TABLE_START}{report.results_table(runs)}{report.TABLE_END}" in ARTICLE
-    assert {(run["data"], run["seed"]) for run in runs} == {
-        (name, seed) for name in ("mnist_10k.npz", "scikit-learn digits") for seed in (0, 1, 2)
-    }
-    for run in runs:
-        assert run["test_accuracy"] == pytest.approx(1 - run["mistakes"] / run["test_digits"], abs=1e-5)
-        assert run["epochs"] == mnist.default_epochs(run["train_digits"])
-        assert run["test_accuracy"] >= (0.975 if run["data"].startswith("mnist") else 0.98)
-
-
-def test_the_articles_table_of_layers_is_the_networks():
-    net = network.Network()
-    outputs = {}
+def test_the_article_is_the_sources():
+    assert_articles_code_is_in(LESSON / "README.md", *LESSON.glob("*.py"))
+    net, outputs = network.Network(), {}
     net.forward(np.zeros((1, 28, 28, 1), np.float32), lambda name, y: outputs.__setitem__(name, y.shape[1:]))
-    multiply_adds = {
-        name: int(np.prod(outputs[name][:-1])) * layer.weight.size
-        for name, layer in net.layers.items()
-        if hasattr(layer, "weight")
-    }
-    for name, work in multiply_adds.items():
-        shape = "x".join(map(str, outputs[name]))
-        parameters = net.parameters[f"{name}.weight"].size + net.parameters[f"{name}.bias"].size
-        if name == "fc1":
-            assert f"| `fc1`, `relu3` | {shape} | {parameters:,} | {work:,} |" in ARTICLE
-        else:
-            assert re.search(rf"\| `{name}`[^|]*\| {shape} \| {parameters:,} \| {work:,} \|", ARTICLE), name
-    total = sum(array.size for array in net.parameters.values())
-    assert f"| together | | {total:,} | {sum(multiply_adds.values()):,} |" in ARTICLE
-    convolutions = multiply_adds["conv1"] + multiply_adds["conv2"]
-    assert f"{100 * convolutions / sum(multiply_adds.values()):.0f} % of the arithmetic with 6 %" in ARTICLE
-    kernels = sum(net.parameters[f"conv{i}.{kind}"].size for i in (1, 2) for kind in ("weight", "bias"))
-    assert round(100 * kernels / total) == 6
-    assert round(4.09e9 / sum(multiply_adds.values()), -1) == 1350 and "about 1,350 times" in ARTICLE
+    total = 0
+    for name in ("conv1", "conv2", "fc1", "fc2"):
+        weight, shape = net.layers[name].weight, "x".join(map(str, outputs[name]))
+        multiply_adds = int(np.prod(outputs[name][:-1])) * weight.size
+        total += multiply_adds
+        assert re.search(rf"`{name}`.* \| {shape} \| {weight.size + len(weight):,} \| {multiply_adds:,} \|", ARTICLE)
+    assert f"| {sum(array.size for array in net.parameters.values()):,} | {total:,} |" in ARTICLE
 
 
-def test_the_articles_constants_are_the_sources():
-    assert f"starts at {training.LEARNING_RATE:g} and" in ARTICLE
-    assert f"(each up to {training.WARP:g} either way)" in ARTICLE and f"(up to {training.SHIFT} pixels)" in ARTICLE
-    assert f"comes from {training.BATCH_SIZE} digits" in ARTICLE
-    assert mnist.default_epochs(60_000) == 4 and "four epochs of it are the default" in ARTICLE
-    assert f"{np.log(10):.2f}" in ARTICLE
-    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", ARTICLE):
-        assert (LESSON / name).stat().st_size < 200_000
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("data", ["scikit-learn digits", "mnist_10k.npz"])
+def test_a_whole_training_is_as_good_as_the_article_says(data, tmp_path, capsys):
+    if data == MNIST.name and not MNIST.exists():
+        pytest.skip(f"needs {MNIST}")
+    stated = float(re.search(rf"\| {data} \| 0 \|.* ([\d.]+) % \|", ARTICLE)[1])
+    source = ["--data", MNIST] if data == MNIST.name else []
+    assert call("mnist", "train", "--out", tmp_path, *source) is None
+    assert float(re.search(r"mistakes, ([\d.]+)% right", capsys.readouterr().out)[1]) >= stated - 0.6

@@ -2,14 +2,12 @@
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.primer_support import assert_close, load, pictures
 
-rgb = load("1_rgb")
-TOLERANCE = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 2, np.dtype(np.float32): 1e-5}
+rgb = load("rgb")
 
 
 def assert_hsv_close(actual, expected, hue, rest):
@@ -23,20 +21,21 @@ def assert_hsv_close(actual, expected, hue, rest):
     assert error[..., 1:].max() <= rest
 
 
-@given(pictures([np.uint8, np.uint16, np.float32], channels=3))
-def test_yuv_equals_opencv_both_ways(picture):
-    tolerance = TOLERANCE[picture.dtype]
+@given(pictures(np.uint8, np.uint16, np.float32, channels=3))
+def test_bgr_and_yuv_equal_opencv_both_ways(picture):
+    tolerance = {"uint8": 1, "uint16": 2, "float32": 1e-5}[picture.dtype.name]
+    assert_close(rgb.swap_red_blue(picture), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), 0)
     assert_close(rgb.rgb_to_yuv(picture), cv2.cvtColor(picture, cv2.COLOR_RGB2YUV), tolerance)
     assert_close(rgb.yuv_to_rgb(picture), cv2.cvtColor(picture, cv2.COLOR_YUV2RGB), tolerance)
 
 
-@given(pictures([np.uint8], channels=3))
+@given(pictures(np.uint8, channels=3))
 def test_hsv_equals_opencv_both_ways_in_uint8(picture):
     assert_hsv_close(rgb.rgb_to_hsv(picture), cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), 1, 1)
     assert_close(rgb.hsv_to_rgb(picture), cv2.cvtColor(picture, cv2.COLOR_HSV2RGB), 1)
 
 
-@given(pictures([np.float32], channels=3), st.integers(0, 2))
+@given(pictures(np.float32, channels=3), st.integers(0, 2))
 def test_hsv_equals_opencv_both_ways_in_float(picture, turns):
     expected = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV)
     colourful = np.ptp(picture, axis=2) > 1e-3  # below, the hue is the ratio of two rounding errors
@@ -50,21 +49,7 @@ def test_hsv_equals_opencv_both_ways_in_float(picture, turns):
     assert_close(rgb.hsv_to_rgb(expected), back, 1e-4)
 
 
-def test_hsv_of_every_colour_of_a_grid_is_within_one_level():
-    levels = np.arange(0, 256, 5, dtype=np.uint8)
-    picture = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 52, 3)
-    assert_hsv_close(rgb.rgb_to_hsv(picture), cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), 1, 1)
-
-
-@given(pictures([np.uint8, np.uint16, np.float32, np.float64], channels=3))
-def test_bgr_is_its_own_inverse(picture):
-    bgr = rgb.swap_red_blue(picture)
-    np.testing.assert_array_equal(rgb.swap_red_blue(bgr), picture)
-    if picture.dtype != np.float64:
-        np.testing.assert_array_equal(bgr, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-
-@given(pictures([np.uint8, np.float32, np.float64], channels=3))
+@given(pictures(np.uint8, np.float32, np.float64, channels=3))
 def test_round_trips(picture):
     # uint8: rounding H by 1 degree moves a channel by up to 255 / 60; rounding U by 1/2 moves B by 1
     yuv, hsv = (3, 6) if picture.dtype == np.uint8 else (1e-3, 1e-5)
@@ -73,17 +58,9 @@ def test_round_trips(picture):
     if picture.dtype == np.uint8:  # V of the strongest reds and cyans does not fit into 0..255
         inside = (colours[..., 2] > 0) & (colours[..., 2] < 255)
         picture, colours = picture[inside][None], colours[inside][None]
-    if picture.size:
-        assert_close(rgb.yuv_to_rgb(colours), picture, yuv)
+    assert_close(rgb.yuv_to_rgb(colours), picture, yuv)
 
 
-@given(pictures([np.uint8], channels=3), st.integers(-3, 3))
+@given(pictures(np.uint8, channels=3), st.integers(-3, 3))
 def test_three_turns_of_120_degrees_move_the_channels_round(picture, thirds):
-    np.testing.assert_array_equal(rgb.turn_hue(picture, 120 * thirds), np.roll(picture, thirds, axis=2))
-
-
-@pytest.mark.parametrize("function", ["rgb_to_yuv", "yuv_to_rgb", "rgb_to_hsv", "hsv_to_rgb"])
-@pytest.mark.parametrize("picture", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.int16)])
-def test_refuses_other_shapes_and_dtypes(function, picture):
-    with pytest.raises(ValueError, match="expected"):
-        getattr(rgb, function)(picture)
+    assert_close(rgb.turn_hue(picture, 120 * thirds), np.roll(picture, thirds, axis=2), 0)
