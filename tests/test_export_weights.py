@@ -6,12 +6,9 @@ Most tests shrink the architecture (the fixture `tiny`): sources, files and erro
 import argparse
 import hashlib
 import json
-import pickle
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from common import architecture, export_weights, pretrained
 from common.architecture import tensor_shapes
 from common.export_weights import main, read_labels
-from common.packed import pack, quantize
+from common.packed import pack
 from common.synthetic import synthetic
 from common.weights_file import IMAGENET_V1, ExportError, check_preprocessing, intact, write_weights
 from tests.torch_reference import torch_activations, torch_model
@@ -71,8 +68,8 @@ def export(out, seed=0, force=False):
 def read(out):
     """Return a weights file's manifest and its tensors in PyTorch's layout, with nothing but safetensors."""
     with safe_open(out, framework="numpy") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         manifest = json.loads(file.metadata()["manifest"])
+    stored = load_file(out)
     assert all(array.dtype == np.float32 for array in stored.values())
     return manifest, {n: array.transpose(0, 3, 1, 2) if array.ndim == 4 else array for n, array in stored.items()}
 
@@ -152,7 +149,6 @@ CHANGES = {
     "a newer format": lambda tensors, manifest: manifest.update(format=3),
     "labels that are numbers": lambda tensors, manifest: manifest.update(labels=[1, 2, 3]),
     "impossible preprocessing": lambda tensors, manifest: manifest["preprocessing"].update(crop=31),
-    "no source": lambda tensors, manifest: manifest.pop("source"),
 }
 UNUSABLE = [
     ("fc.bias", lambda array: array[:-1], r"fc.weight is \(3, 8\), not \(2, 8\)"),
@@ -165,11 +161,7 @@ UNUSABLE = [
 
 class TestWriting:
     @QUICK
-    @given(
-        labels=st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=12),
-        source=st.text(max_size=20),
-        note=st.text(max_size=20),
-    )
+    @given(labels=st.lists(st.text(min_size=1), min_size=1, max_size=9), source=st.text(), note=st.text())
     def test_round_trip(self, tiny, tmp_path, labels, source, note):
         out, tensors = tmp_path / "with spaces", synthetic(1, len(labels))
         write_weights(out, tensors, source=source, labels=labels, preprocessing=IMAGENET_V1, note=note, force=True)
@@ -217,8 +209,7 @@ class TestWriting:
     @pytest.mark.parametrize("change", CHANGES)
     def test_what_is_not_intact(self, tiny, tmp_path, change):
         export(tmp_path / "w")
-        with safe_open(tmp_path / "w", framework="numpy") as file:
-            tensors, manifest = {key: file.get_tensor(key) for key in file.keys()}, read(tmp_path / "w")[0]  # noqa: SIM118
+        manifest, tensors = intact(tmp_path / "w"), load_file(tmp_path / "w")
         CHANGES[change](tensors, manifest)
         save_file(tensors, tmp_path / "w", {"manifest": json.dumps(manifest)})
         assert intact(tmp_path / "w") is None
@@ -239,20 +230,17 @@ class TestWriting:
         with pytest.raises(ExportError, match=key):
             check_preprocessing(IMAGENET_V1 | {key: value})
 
-    @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-    def test_stopped_while_it_writes(self, tmp_path, sign):
-        out = tmp_path / "w"
-        out.write_text("old")
-        command = [sys.executable, SCRIPT, "synthetic", "--out", out, "--force"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while not [*tmp_path.glob(".w.*")]:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.0005)
-        process.send_signal(sign)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == (130 if sign == signal.SIGINT else -sign)
-        assert errors == ("error: interrupted\n" if sign == signal.SIGINT else "")
-        assert out.read_text() == "old" and len([*tmp_path.iterdir()]) == (1 if sign == signal.SIGINT else 2)
+    def test_ctrl_c_while_it_writes(self, tiny, tmp_path, capsys, monkeypatch):
+        def interrupted(path, content):
+            with open(path, "wb") as file:
+                file.write(content[:1000])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Path, "write_bytes", interrupted)
+        (tmp_path / "w").write_text("old")
+        assert main(["synthetic", "--out", str(tmp_path / "w"), "--force"]) == 130
+        assert capsys.readouterr().err == "error: interrupted\n"
+        assert (tmp_path / "w").read_text() == "old" and [*tmp_path.iterdir()] == [tmp_path / "w"]
 
     def test_full_disk(self, tmp_path):
         """A real failing write: the process may not make a file longer than 1 MiB."""
@@ -267,27 +255,19 @@ class TestWriting:
         assert out.read_text() == "old" and [*tmp_path.iterdir()] == [out]
 
 
-def with_training_state(state_dict):
-    return {"model": state_dict, "epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}}
-
-
 WRAPS = [
-    lambda state_dict: state_dict,
-    lambda state_dict: {"state_dict": state_dict},
-    with_training_state,
-    lambda state_dict: {"model_state_dict": {f"module.{name}": tensor for name, tensor in state_dict.items()}},
-    lambda state_dict: state_dict | {"bn1.num_batches_tracked": torch.tensor(5)},
+    lambda state: state,
+    lambda state: {"state_dict": state},
+    lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}},
+    lambda state: {"model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    lambda state: state | {"bn1.num_batches_tracked": torch.tensor(5)},
 ]
-
-
-class Payload:
-    """Unpickling this would create a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+OTHERS = {
+    "resnet18": "layer1.0.downsample.0.weight is missing",
+    "resnet101": "layer3.6.conv1.weight is not part of it",
+    "wide_resnet50_2": "layer1.0.conv1.weight is (128, 64, 1, 1), not (64, 64, 1, 1)",
+}
 
 
 class TestCheckpoint:
@@ -302,11 +282,7 @@ class TestCheckpoint:
                                              "mean": [0, 0.5, 1], "std": [1, 0.5, 0.25]}  # fmt: skip
 
     @QUICK
-    @given(
-        wrap=st.sampled_from(WRAPS),
-        dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
-        zipped=st.booleans(),
-    )
+    @given(wrap=st.sampled_from(WRAPS), dtype=st.sampled_from(DTYPES), zipped=st.booleans())
     def test_every_usual_form(self, tiny, tmp_path, wrap, dtype, zipped):
         state_dict = {name: torch.from_numpy(array).to(dtype) for name, array in synthetic(0, 3).items()}
         file = save(state_dict, tmp_path / "model.pth", wrap, _use_new_zipfile_serialization=zipped)
@@ -330,38 +306,25 @@ class TestCheckpoint:
         assert main(command) == 0
         assert assert_holds(out, synthetic(0, 3))["labels"] == read_labels(labels) == LABELS
 
-    @pytest.mark.parametrize(
-        ("name", "fault"),
-        [
-            ("resnet18", "layer1.0.downsample.0.weight is missing"),
-            ("resnet101", "layer3.6.conv1.weight is not part of it"),
-            ("wide_resnet50_2", "layer1.0.conv1.weight is (128, 64, 1, 1), not (64, 64, 1, 1)"),
-        ],
-    )
-    def test_other_architectures_are_named(self, tmp_path, capsys, name, fault):
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_other_architectures_are_named(self, tmp_path, capsys, name):
         with torch.device("meta"):
             model = getattr(pretrained.import_torchvision().models, name)(weights=None)
         tensors = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in model.state_dict().items()}
         file = save(tensors, tmp_path / "other.pth")
         message = refusal(["checkpoint", file, "--out", tmp_path / "w"], capsys)
-        assert "other.pth: not a ResNet-50" in message and fault in message
+        assert "other.pth: not a ResNet-50" in message and OTHERS[name] in message
 
-    def test_files_that_are_no_checkpoint(self, tmp_path, capsys):
-        torch.save({"weight": torch.zeros(20000)}, tmp_path / "whole")
-        contents = {
-            "empty": b"", "text": b"these are no weights\n", "truncated": (tmp_path / "whole").read_bytes()[:40000],
-            "pickle": pickle.dumps(Payload(tmp_path / "executed")), "cut.safetensors": b"\x10\0\0\0\0\0\0\0{",
-        }  # fmt: skip
-        for name, content in contents.items():
-            (tmp_path / name).write_bytes(content)
-        torch.save(Payload(tmp_path / "executed"), tmp_path / "code")
+    @pytest.mark.parametrize("name", ["module", "list", "text", "cut.pth", "cut.safetensors", "absent", "."])
+    def test_what_is_no_checkpoint(self, name, tmp_path, capsys):
         torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "module")
-        torch.save([torch.zeros(2)], tmp_path / "list")
-        for name in [*contents, "code", "module", "list", "absent", "."]:
-            message = refusal(["checkpoint", tmp_path / name, "--out", tmp_path / "w"], capsys)
-            assert str(tmp_path / name) in message and "weights_only=False" not in message
-            assert ("holds Python objects (" in message) == (name in ("code", "module")), message
-        assert not (tmp_path / "executed").exists() and not (tmp_path / "w").exists()
+        torch.save([torch.zeros(20000)], tmp_path / "list")
+        (tmp_path / "cut.pth").write_bytes((tmp_path / "list").read_bytes()[:40000])
+        for other in ("text", "cut.safetensors"):
+            (tmp_path / other).write_text("These are no weights.\n")
+        message = refusal(["checkpoint", tmp_path / name, "--out", tmp_path / "w"], capsys)
+        assert str(tmp_path / name) in message and "weights_only=False" not in message
+        assert ("holds Python objects (" in message) == (name == "module")
 
 
 class TestPretrained:
@@ -382,21 +345,18 @@ class TestPretrained:
         assert manifest["source"] == "torchvision IMAGENET1K_V2" and manifest["labels"][281] == "tabby"
         assert manifest["preprocessing"] == IMAGENET_V1 | {"resize": 232}
 
-    def test_without_network_or_with_a_damaged_download_one_line_says_what_to_do(
-        self, publish, tmp_path, capfd, monkeypatch
-    ):
+    @pytest.mark.parametrize("server", ["silent", "absent", "wrong"])
+    def test_a_failed_download(self, server, publish, tmp_path, capfd, monkeypatch):
+        """A server that never answers, a name that no server has, and a portal's login page for a file."""
         monkeypatch.setattr(pretrained, "TIMEOUT", 0.3)
-        (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"a captive portal's login page")
+        (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"Please log in")
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            for server in (
-                f"http://127.0.0.1:{silent.getsockname()[1]}",
-                "https://no-such-host.invalid",
-                tmp_path.as_uri(),
-            ):
-                publish(url := f"{server}/resnet50-0676ba61.pth")
-                assert main(["torchvision", "--out", str(tmp_path / "w")]) == 1
-                message = capfd.readouterr().err.strip().rpartition("\n")[2]
-                assert f"cannot fetch {url}" in message and "resnet50-0676ba61.pth, and run this again" in message
+            address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            address = {"silent": address, "absent": "http://no-such-host.invalid", "wrong": tmp_path.as_uri()}[server]
+            publish(f"{address}/resnet50-0676ba61.pth")
+            assert main(["torchvision", "--out", str(tmp_path / "w")]) == 1
+        message = capfd.readouterr().err.strip().rpartition("\n")[2]
+        assert f"cannot fetch {address}/resnet50" in message and "0676ba61.pth, and run this again" in message
         assert socket.getdefaulttimeout() is None
         assert not (tmp_path / "w").exists() and not [*(tmp_path / "cache").rglob("*.pth")]
 
@@ -406,17 +366,26 @@ class TestPretrained:
         for absent in (module, "torchvision.models"):
             monkeypatch.setitem(sys.modules, absent, None)
         monkeypatch.setattr(export_weights, "DEMO", tmp_path / "demo.npz")
+        needed = f"this needs {'PyTorch' if module == 'torch' else 'torchvision'}, and it cannot be imported"
         message = refusal(["torchvision", "--out", tmp_path / "w"], capsys)
-        assert f"needs {'PyTorch' if module == 'torch' else 'torchvision'}" in message and "make weights" in message
-        assert module != "torch" or "needs PyTorch" in refusal(["checkpoint", "f", "--out", tmp_path / "w"], capsys)
+        assert needed in message and "make weights" in message
+        assert module != "torch" or needed in refusal(["checkpoint", "f", "--out", tmp_path / "w"], capsys)
         pack(synthetic(0, 3), LABELS, 64, tmp_path / "demo.npz")
         assert main(["--out", str(tmp_path / "w")]) == 0
         printed = capsys.readouterr()
-        assert f"needs {'PyTorch' if module == 'torch' else 'torchvision'}" in printed.err
+        assert needed in printed.err
         assert "our own small model, 3 classes" in printed.out and intact(tmp_path / "w")["source"] == "demo"
         export(tmp_path / "w", seed=5, force=True)
         assert "keeps its weights (seed 5)" in refusal(["--force", "--out", tmp_path / "w"], capsys)
         assert intact(tmp_path / "w")["source"] == "seed 5"
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "text": lambda content: b"no archive",
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:5000] + bytes(byte ^ 255 for byte in content[5000:5400]) + content[5400:],
+}
 
 
 class TestPacked:
@@ -431,30 +400,10 @@ class TestPacked:
             largest = np.abs(array).max(axis=(1, 2, 3), keepdims=True) if array.ndim == 4 else 0
             assert (np.abs(stored[name] - array) <= largest / 254 * (1 + 1e-5)).all(), name
 
-    @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32), st.floats(-30, 30))
-    def test_quantizing_is_off_by_half_a_step_at_most(self, out, channels, side, seed, exponent):
-        rng = np.random.default_rng(seed)
-        kernel = (rng.standard_normal((out, channels, side, side)) * 10.0**exponent).astype(np.float32)
-        kernel[rng.random(out) < 0.3] = 0
-        stored, scale = quantize(kernel)
-        assert stored.dtype == np.int8 and scale.dtype == np.float32 and np.isfinite(scale).all() and (scale > 0).all()
-        steps = scale.astype(np.float64)[:, None, None, None]
-        assert (np.abs(stored * steps - kernel) <= (0.5 + 1e-5) * steps).all()
-
-    def test_what_int8_cannot_show_is_not_packed(self, tiny, tmp_path):
-        tensors = synthetic(0, 3)
-        tensors["conv1.weight"][1, 0, 0, 0] = np.nan
-        with pytest.raises(ExportError, match=r"conv1\.weight holds NaN"):
-            pack(tensors, LABELS, 64, tmp_path / "my.npz")
-        assert not [*tmp_path.iterdir()]
-
-    def test_damaged_files(self, tiny, tmp_path, capsys):
-        pack(synthetic(0, 3), LABELS, 64, tmp_path / "good.npz")
-        good = (tmp_path / "good.npz").read_bytes()
-        bad = {"missing": None, "empty": b"", "cut": good[: len(good) // 2], "text": b"no archive",
-               "flipped": good[:5000] + bytes(byte ^ 255 for byte in good[5000:5400]) + good[5400:]}  # fmt: skip
-        for name, content in bad.items():
-            if content is not None:
-                (tmp_path / name).write_bytes(content)
-            message = refusal(["demo", tmp_path / name, "--out", tmp_path / "w"], capsys)
-            assert f"{tmp_path / name} is no packed ResNet-50, or a damaged one" in message
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_damaged(self, damage, tiny, tmp_path, capsys):
+        file = tmp_path / "my.npz"
+        pack(synthetic(0, 3), LABELS, 64, file)
+        file.write_bytes(DAMAGES[damage](file.read_bytes()))
+        message = refusal(["demo", file, "--out", tmp_path / "w"], capsys)
+        assert f"{file} is no packed ResNet-50, or a damaged one" in message
