@@ -37,7 +37,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
             recognised.plot(epochs, [100 * row[key] for row in rows], color=color, label=label)
         recognised.set_title("recognised, %", loc="left")
         recognised.set_ylim(0)
-        recognised.legend(frameon=False)
+        recognised.legend(frameon=False, loc="lower right")
         for axes in (loss, recognised):
             axes.set_xlabel("epochs")
             axes.grid()
