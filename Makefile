@@ -30,7 +30,7 @@ verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of
 train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15]
 	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS))
 
-evaluate: given-data $(VENV)/bench.stamp $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
+evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
 	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)"
 
 .PHONY: given-data

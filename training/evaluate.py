@@ -16,8 +16,6 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from rich.progress import track
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
@@ -37,7 +35,8 @@ def evaluate(version: str, pictures: Labelled, names: list[str], weights: Path) 
     top1 = top5 = 0
     with tempfile.TemporaryDirectory() as directory, closing(run(version, directory, weights)) as records:
         lay_out(pictures, Path(directory))
-        for record in track(records, version, len(pictures), transient=True):
+        for done, record in enumerate(records, start=1):
+            print(f"{version}: {done} of {len(pictures)}", end="\r", file=sys.stderr)
             file, label = pictures[int(Path(record["picture"]).stem)]
             if "error" in record:
                 raise DataError(record["error"].replace(record["picture"], str(file)))
