@@ -1,8 +1,6 @@
 """Draw the articles' pictures and the table of layers: `python -m docs.figures`, from the repository's root."""
 
 import argparse
-import sys
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +11,7 @@ from docs.figures import activations, buffers, convolution, layer_table, learned
 
 HERE = Path(__file__).parent
 ARTICLE = ROOT / "docs" / "06-resnet50-structure.md"
-WEIGHTS = ROOT / "weights" / "resnet50"
+WEIGHTS = ROOT / "weights" / "resnet50.safetensors"
 
 PICTURES = {
     "pixels.png": convolution.pixels,
@@ -32,43 +30,35 @@ FROM_WEIGHTS = {
     "feature_maps.png": learned.feature_maps,
     "buffer_plan.svg": buffers.buffer_plan,  # any weights: only their shapes count
 }
+NAMES = [*PICTURES, *FROM_WEIGHTS]
 
 
-def draw(name, path, weights_dir=WEIGHTS):
+def draw(name, path, weights_file=WEIGHTS):
     """Draw the picture of that name into a file. Raises the versions' WeightsError if the weights cannot be used."""
     with plt.rc_context(STYLE):
-        make = PICTURES[name] if name in PICTURES else partial(FROM_WEIGHTS[name], weights_dir)
-        save(make(), path)
+        save(PICTURES[name]() if name in PICTURES else FROM_WEIGHTS[name](weights_file), path)
 
 
 def main():
-    names = [*PICTURES, *FROM_WEIGHTS]
-    parser = argparse.ArgumentParser(
-        prog="python -m docs.figures", description="Draw the articles' pictures."
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all unless given: {', '.join(names)}")
-    parser.add_argument(
-        "--weights", type=Path, default=WEIGHTS, metavar="DIR", help="default: weights/resnet50"
-    )
+    parser = argparse.ArgumentParser(prog="python -m docs.figures", description="Draw the articles' pictures.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all unless given: {', '.join(NAMES)}")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="default: docs/figures")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(names):
+    if unknown := set(arguments.names) - set(NAMES):
         parser.error(f"there is no picture {min(unknown)!r}")
-    try:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        for name in arguments.names or names:
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or NAMES:
+        try:
             draw(name, arguments.out / name, arguments.weights)
-            print(arguments.out / name)
-    except Exception as error:
-        # Each version has a WeightsError of its own.
-        if not isinstance(error, OSError) and type(error).__name__ != "WeightsError":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        except Exception as error:  # each version has a WeightsError of its own
+            if type(error).__name__ != "WeightsError":
+                raise
+            parser.exit(1, f"error: {error}\n")
+        print(arguments.out / name)
     if not arguments.names:
         layer_table.rewrite(ARTICLE)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

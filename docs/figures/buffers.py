@@ -3,72 +3,53 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch, Rectangle
 
-from common.plot_style import BLUE, FAINT, GREEN, INK, ORANGE, SKY, WIDTH, shade
+from common.plot_style import BLUE, FAINT, INK, ORANGE, SKY, WIDTH, shade
 from common.versions import load_version
 
-MIB = 2**20
-KINDS = {"activation": BLUE, "input, padded": ORANGE, "im2col columns": SKY, "product, transposed": GREEN}
+MIB = 2**20 / 4  # float32 numbers
+KINDS = {"activation": BLUE, "input, padded": ORANGE, "im2col's columns": SKY}
 
 
-def buffer_plan(weights_dir):
-    """Every buffer of version 4 as a rectangle: the steps during which it is live, and the bytes it lies in."""
-    model = recorded_model(weights_dir)
+def buffer_plan(weights_file):
+    """Every buffer of version 4 as a rectangle: the steps during which it is live, and the memory it lies in."""
+    model, spans = recorded(weights_file)
     figure, axes = plt.subplots(figsize=(WIDTH, 4.3))
-    for buffer in model.plan.buffers:
-        start, end = model.plan.taken[buffer], model.plan.released.get(buffer, len(model.steps))
+    for buffer, (start, end) in spans.items():
         kind = next((kind for kind in KINDS if kind.split()[-1] in buffer.name), "activation")
-        corner, height = (start, 4 * buffer.offset / MIB), 4 * buffer.size / MIB
-        axes.add_patch(
-            Rectangle(
-                corner,
-                max(end - start, 0.8),
-                height,
-                facecolor=shade(KINDS[kind], 0.65),
-                edgecolor=INK,
-                linewidth=0.4,
-            )
-        )
-    starts = {name: done for done, (name, _) in model.probes.items()}
-    ends = [0, *(starts[name] for name in ("stem", "layer1", "layer2", "layer3", "layer4"))]
-    for name, left, right in zip(("stem", "layer1", "layer2", "layer3", "layer4"), ends, ends[1:]):
-        axes.axvline(right, color=FAINT, linewidth=0.8, linestyle="--")
-        axes.text(
-            (left + right) / 2, 4 * model.plan.size / MIB * 1.02, name, ha="center", va="bottom", size=9
-        )
-    unshared = sum(4 * buffer.size for buffer in model.plan.buffers) / MIB
-    axes.set_xlim(0, len(model.steps))
-    axes.set_ylim(0, 4 * model.plan.size / MIB)
-    axes.set_xlabel("step of the plan")
-    axes.set_ylabel("place in the block, MiB")
-    axes.legend(
-        handles=[Patch(color=shade(c, 0.65), label=n) for n, c in KINDS.items()],
-        framealpha=1,
-        edgecolor="white",
-    )
-    count, size = len(model.plan.buffers), 4 * model.plan.size / MIB
-    title = f"{count} buffers of {unshared:.1f} MiB together, in a block of {size:.1f} MiB"
+        corner, height = (start, buffer.offset / MIB), buffer.size / MIB
+        look = {"facecolor": shade(KINDS[kind], 0.65), "edgecolor": INK, "linewidth": 0.4}
+        axes.add_patch(Rectangle(corner, max(end - start, 0.8), height, **look))
+    left, top = 0, model.plan.size / MIB
+    for right, (name, _) in model.probes.items():
+        if name != "avgpool":
+            axes.axvline(right, color=FAINT, linewidth=0.8, linestyle="--")
+            axes.text((left + right) / 2, 1.02 * top, name, ha="center", va="bottom", size=9)
+            left = right
+    axes.set(xlim=(0, len(model.steps)), ylim=(0, top), xlabel="step of the plan", ylabel="place in the memory, MiB")
+    handles = [Patch(color=shade(colour, 0.65), label=name) for name, colour in KINDS.items()]
+    axes.legend(handles=handles, framealpha=1, edgecolor="white")
+    unshared = sum(buffer.size for buffer in spans) / MIB
+    title = f"{len(spans)} buffers of {unshared:.1f} MiB together, in {top:.1f} MiB of memory"
     axes.set_title(title, loc="left", fontsize=10, pad=20)
     figure.tight_layout()
     return figure
 
 
-def recorded_model(weights_dir):
-    """Return version 4's network, its plan with `taken` and `released`: {buffer: number of steps noted before}."""
-    version = load_version("v4_no_alloc")
+def recorded(weights_file):
+    """Return version 4's network, and {buffer: (step at which it is taken, step at which it is released)}."""
+    version, spans = load_version("v4_no_alloc"), {}
 
     class RecordedPlan(version.buffers.BufferPlan):
-        def __init__(self):
-            super().__init__()
-            self.taken, self.released, self.steps = {}, {}, ()
+        steps = ()
 
         def take(self, name, shape):
             buffer = super().take(name, shape)
-            self.taken[buffer] = len(self.steps)
+            spans[buffer] = len(self.steps), float("inf")
             return buffer
 
         def release(self, *buffers):
             super().release(*buffers)
-            self.released.update(dict.fromkeys(buffers, len(self.steps)))
+            spans.update({buffer: (spans[buffer][0], len(self.steps)) for buffer in buffers})
 
     class RecordedNetwork(version.resnet50.ResNet50):
         def plan_forward(self, x):
@@ -76,4 +57,5 @@ def recorded_model(weights_dir):
             return super().plan_forward(x)
 
     version.resnet50.BufferPlan = RecordedPlan
-    return RecordedNetwork(weights_dir)
+    model = RecordedNetwork(weights_file)
+    return model, {buffer: (start, min(end, len(model.steps))) for buffer, (start, end) in spans.items()}

@@ -57,23 +57,15 @@ def sliding_window():
     figure, axes = canvas(21, 17.8)
     row, column = 1, 1
     axes.text(0.3, 17.2, "stride 1, no padding: 5×5 becomes 3×3", weight="bold")
-    draw_convolution(
-        axes, PICTURE, convolve(PICTURE, SOBEL), x=1.3, y=16.7, windows=[(row, column, ORANGE)], stride=1
-    )
-    window = [line[column : column + 3] for line in PICTURE[row : row + 3]]
-    terms = [
-        f"{value}·({factor})" if factor < 0 else f"{value}·{factor}"
-        for line, factors in zip(window, SOBEL)
-        for value, factor in zip(line, factors)
-    ]
+    draw_convolution(axes, PICTURE, convolve(PICTURE, SOBEL), x=1.3, y=16.7, windows=[(row, column, ORANGE)], stride=1)
+    window = np.array(PICTURE)[row : row + 3, column : column + 3].ravel()
+    terms = [f"{value}·({f})" if f < 0 else f"{value}·{f}" for value, f in zip(window, np.ravel(SOBEL))]
     total = convolve(PICTURE, SOBEL)[row][column]
     axes.text(0.3, 10.3, f"{' + '.join(terms)} = {total}", size=9.5, color=INK)
     axes.text(0.3, 8.9, "stride 2, padding 1: 5×5, with a border of zeros, becomes 3×3", weight="bold")
     padded = np.pad(PICTURE, 1).tolist()
     windows = [(1, 0, ORANGE), (1, 1, BLUE)]
-    draw_convolution(
-        axes, padded, convolve(PICTURE, SOBEL, 2, 1), x=0.3, y=8.3, windows=windows, stride=2, border=1
-    )
+    draw_convolution(axes, padded, convolve(PICTURE, SOBEL, 2, 1), x=0.3, y=8.3, windows=windows, stride=2, border=1)
     return figure
 
 
@@ -112,39 +104,27 @@ def im2col():
     out = columns @ weight
     chosen = 4  # the window that is followed through
     row, column = divmod(chosen, 3)
-    marked = [
-        [shade(ORANGE) if row <= r <= row + 1 and column <= c <= column + 1 else "white" for c in range(4)]
-        for r in range(4)
-    ]
-    rows = [[shade(ORANGE) if r == chosen else "white"] * 4 for r in range(9)]
-    kernel_colours = [[shade(BLUE), shade(RED)]] * 4
-    results = [
-        [shade(BLUE, 0.6), shade(RED, 0.6)] if r == chosen else [shade(BLUE), shade(RED)] for r in range(9)
-    ]
-    grid(axes, picture, 0.3, 7.6, colours=marked)
-    grid(axes, columns, 6.2, 10.1, colours=rows)
-    grid(axes, weight, 12, 7.6, colours=kernel_colours)
-    grid(axes, out, 16, 10.1, colours=results)
+    inside = [["white"] * 4 for _ in range(4)]
+    for r, c in np.ndindex(2, 2):
+        inside[row + r][column + c] = shade(ORANGE)
+    grid(axes, picture, 0.3, 7.6, colours=inside)
+    grid(axes, columns, 6.2, 10.1, colours=[[shade(ORANGE) if r == chosen else "white"] * 4 for r in range(9)])
+    grid(axes, weight, 12, 7.6, colours=[[shade(BLUE), shade(RED)]] * 4)
+    strength = [0.6 if r == chosen else 0.25 for r in range(9)]
+    grid(axes, out, 16, 10.1, colours=[[shade(BLUE, s), shade(RED, s)] for s in strength])
     for place, (colour, channel) in enumerate(zip((BLUE, RED), out.T)):
         top = 10.1 - 5.5 * place
-        fills = [
-            [shade(colour, 0.6) if (r, c) == (row, column) else shade(colour) for c in range(3)]
-            for r in range(3)
-        ]
+        fills = np.array([shade(colour, s) for s in strength]).reshape(3, 3, 3).tolist()
         grid(axes, channel.reshape(3, 3), 20.5, top, colours=fills)
         axes.text(22, top - 3.25, f"output channel {place}", ha="center", va="top", size=9, color=FAINT)
     frame(axes, 0.3 + column, 7.6 - row, 2, 2, ORANGE)
     frame(axes, 6.2, 10.1 - chosen, 4, 1, ORANGE)
     arrow(axes, (4.5, 5.6), (6, 5.6))
     arrow(axes, (18.2, 5.6), (20.2, 5.6))
-    axes.text(11.1, 5.6, "×", ha="center", va="center", size=18)
-    axes.text(15, 5.6, "=", ha="center", va="center", size=18)
-    for x, y, text in (
-        (2.3, 3.35, "input 4×4"),
-        (8.2, 0.85, "9 windows × 4 numbers"),
-        (13, 3.35, "4 × 2 kernels"),
-        (17, 0.85, "9 × 2"),
-    ):
+    for x, text in ((11.1, "×"), (15, "=")):
+        axes.text(x, 5.6, text, ha="center", va="center", size=18)
+    names = {2.3: "input 4×4", 8.2: "9 windows × 4 numbers", 13: "4 × 2 kernels", 17: "9 × 2"}
+    for (x, text), y in zip(names.items(), (3.35, 0.85, 3.35, 0.85)):
         axes.text(x, y, text, ha="center", va="top", size=9, color=FAINT)
     axes.text(0.3, 10.8, "im2col: each window is copied into a row; each kernel is a column", weight="bold")
     return figure

@@ -1,6 +1,6 @@
 """The table of all layers, computed from the shapes and written between two markers of an article."""
 
-from bench import network
+from common import architecture
 
 BEGIN, END = "<!-- layers -->", "<!-- /layers -->"
 HEADER = "| | layer | kernel, stride | input | output | parameters | multiply-adds |\n|--:|---|---|--:|--:|--:|--:|"
@@ -9,7 +9,7 @@ HEADER = "| | layer | kernel, stride | input | output | parameters | multiply-ad
 def table(image_size=224):
     """Return the table: fifty numbered layers, and those that are not counted: downsampling and pooling."""
     lines, number, totals, out_shape = [HEADER], 0, [0, 0], None
-    for layer in network.layers(image_size):
+    for layer in architecture.layers(image_size):
         counted = "downsample" not in layer.name
         number += counted
         if layer.name == "fc":
@@ -17,11 +17,9 @@ def table(image_size=224):
         kind = "" if layer.name == "fc" else f"{layer.kernel}×{layer.kernel}, {layer.stride}"
         costs = parameters(layer), layer.multiply_adds
         totals = [total + cost for total, cost in zip(totals, costs)]
-        lines.append(
-            row(number if counted else "", f"`{layer.name}`", kind, layer.in_shape, layer.out_shape, *costs)
-        )
+        lines.append(row(number if counted else "", f"`{layer.name}`", kind, layer.in_shape, layer.out_shape, *costs))
         if layer.name == "conv1":
-            size = network.halved(layer.out_shape[0])
+            size = architecture.halved(layer.out_shape[0])
             lines.append(row("", "maxpool", "3×3, 2", layer.out_shape, (size, size, layer.out_shape[2])))
         out_shape = layer.out_shape
     lines.append("| | **together** | | | | **{:,}** | **{:,}** |".format(*totals))
@@ -44,10 +42,6 @@ def parameters(layer):
 
 
 def rewrite(path):
-    """Replace what is between the markers in the file `path` with the table. Raises ValueError if there are none."""
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{path}: no {BEGIN} … {END}")
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    """Replace what is between the markers in the file `path` with the table."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -18,44 +18,39 @@ SIDE = 224  # pixels of the photograph: smaller ones leave too little of the lat
 MAPS = 8  # feature maps shown of each stage
 
 
-def provenance(manifest):
-    """One sentence on where the weights come from, to be written on the picture."""
-    source = manifest["source"]
-    if source.startswith("synthetic"):
-        return f"RANDOM WEIGHTS ({source}): nothing here was learned. {REMEDY}"
-    return f"Weights: {DEMO if source == 'demo' else source}."
-
-
 def sign(figure, manifest, y):
-    """Write the weights' origin at the bottom of a picture."""
-    text = provenance(manifest)
-    colour = RED if text.startswith("RANDOM") else "black"
+    """Write at the bottom of a picture where the weights come from."""
+    source, colour = manifest["source"], "black"
+    text = f"Weights: {DEMO if source == 'demo' else source}."
+    if source.startswith("synthetic"):
+        text, colour = f"RANDOM WEIGHTS ({source}): nothing here was learned. {REMEDY}", RED
     figure.text(0.5, y, "\n".join(textwrap.wrap(text, 100)), ha="center", va="bottom", size=9, color=colour)
 
 
-def filters(weights_dir):
+def filters(weights_file):
     """All 64 kernels of conv1, 7 x 7 pixels of three colours, each scaled to its own largest number."""
     version = load_version("v2_vectorized")
-    manifest = version.weights.read_manifest(weights_dir)
-    kernels = version.weights.WeightFiles(weights_dir)["conv1.weight"]
+    manifest = version.weights.read_manifest(weights_file)
+    kernels = version.weights.WeightFile(weights_file)["conv1.weight"]
     figure, panels = plt.subplots(4, 16, figsize=(WIDTH, 2.85))
     figure.subplots_adjust(left=0.005, right=0.995, top=0.9, bottom=0.15, hspace=0.08, wspace=0.08)
     for kernel, axes in zip(kernels, panels.flat):
         draw_kernel(axes, kernel)
-    figure.suptitle(
-        "The 64 kernels of conv1, 7×7 pixels of red, green and blue; gray is zero", size=10, y=0.985
-    )
+    figure.suptitle("The 64 kernels of conv1, 7×7 pixels of red, green and blue; gray is zero", size=10, y=0.985)
     sign(figure, manifest, 0.015)
     return figure
 
 
-def feature_maps(weights_dir):
+def feature_maps(weights_file):
     """Feature maps of the photograph after each stage: the channels that vary most."""
     version = load_version("v3_preload")
-    manifest = version.weights.read_manifest(weights_dir)
-    image = version.image.load_image(CAT, enlarged(manifest["preprocessing"]))
+    manifest = version.weights.read_manifest(weights_file)
+    preprocessing = manifest["preprocessing"]
+    factor = max(1, SIDE / preprocessing["crop"])
+    preprocessing |= {key: round(factor * preprocessing[key]) for key in ("resize", "crop")}
+    image = version.image.load_image(CAT, preprocessing)
     stages = {}
-    model = version.resnet50.ResNet50(weights_dir, image_size=image.shape[0])
+    model = version.resnet50.ResNet50(weights_file, image_size=image.shape[0])
     model.forward(image, probe=stages.__setitem__)
     stages.pop("avgpool")
     figure, panels = plt.subplots(len(stages), MAPS, figsize=(WIDTH, 6.0))
@@ -63,21 +58,11 @@ def feature_maps(weights_dir):
     for (name, activation), row in zip(stages.items(), panels):
         label = "{}\n{}×{}\n×{}".format(name, *activation.shape)
         row[0].text(-0.08, 0.5, label, transform=row[0].transAxes, ha="right", va="center", size=9)
-        for channel, axes in zip(most_varied(activation), row):
+        most_varied = np.argsort(activation.std(axis=(0, 1)), kind="stable")[-MAPS:]
+        for channel, axes in zip(np.sort(most_varied), row):
             axes.imshow(activation[..., channel], cmap="viridis", interpolation="nearest")
             axes.axis("off")
     title = f"{CAT.name} after each stage: the {MAPS} feature maps that vary most; yellow is large"
     figure.suptitle(title, size=10, y=0.985)
     sign(figure, manifest, 0.012)
     return figure
-
-
-def enlarged(preprocessing):
-    """The preprocessing for pictures of SIDE pixels or more; convolutions take any."""
-    factor = max(1, SIDE / preprocessing["crop"])
-    return preprocessing | {key: round(factor * preprocessing[key]) for key in ("resize", "crop")}
-
-
-def most_varied(activation):
-    """The MAPS channels with the largest standard deviation, in the order of their numbers."""
-    return np.sort(np.argsort(activation.std(axis=(0, 1)), kind="stable")[-MAPS:])

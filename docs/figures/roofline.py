@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from bench import network
+from common import architecture
 from common.plot_style import BLUE, FAINT, PLAIN, WIDTH
 
 BALANCES = {6: ":", 22: "--", 88: "-"}  # FLOPs that a machine can do for every byte it can read from memory
@@ -17,11 +17,11 @@ def roofline():
         axes.plot(intensity, np.minimum(1, intensity / balance), line, color=FAINT, linewidth=1.5)
         axes.text(0.06 * balance, 0.06, f"{balance}", ha="center", va="center", size=9, bbox=PLAIN)
     balance = sorted(BALANCES)[1]
-    found = network.layers(224)
+    found = architecture.layers(224)
     for pixels in sorted({layer.out_shape[:2] for layer in found}):
         same = [layer for layer in found if layer.out_shape[:2] == pixels]
         x = same[0].flops / same[0].bytes  # half the number of output pixels: the same in all of them
-        share = sum(layer.flops for layer in same) / network.flops(224)
+        share = sum(layer.flops for layer in same) / architecture.flops(224)
         axes.plot(x, min(1, x / balance), "o", color=BLUE, markersize=9, markeredgecolor="white")
         count = f"{len(same)} layer{'s' if len(same) > 1 else ''}"
         text = f"{pixels[0]}×{pixels[1]}\n{count}\n{100 * share:.2g} %"
@@ -35,9 +35,7 @@ def roofline():
     axes.set_xlabel("arithmetic intensity: floating-point operations per byte of weights")
     axes.set_ylabel("share of the peak within reach")
     axes.grid()
-    title = (
-        "Lines: machines that do 6, 22, 88 operations for a byte read. Dots, on the middle one: the size of\n"
-    )
+    title = "Lines: machines that do 6, 22, 88 operations for a byte read. Dots, on the middle one: the size of\n"
     title += "the output, the layers of ResNet-50 that have it, and their share of all operations"
     axes.set_title(title, loc="left", fontsize=10)
     figure.tight_layout()

@@ -5,7 +5,7 @@ import math
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from bench import network
+from common import architecture
 from common.plot_style import BLUE, FAINT, INK, ORANGE, SKY, STAGES, arrow, box, canvas, shade
 from docs.figures.layer_table import parameters
 
@@ -14,7 +14,7 @@ IMAGE_SIZE = 224
 
 def residual_block():
     """A bottleneck that keeps its input's shape, and one that halves the size and needs a downsample convolution."""
-    layers = {layer.name: layer for layer in network.layers(IMAGE_SIZE)}
+    layers = {layer.name: layer for layer in architecture.layers(IMAGE_SIZE)}
     figure, axes = canvas(21, 16.5)
     draw_block(axes, layers, "layer2.1", middle=5.2, identity=2.1 - 0.9)
     draw_block(axes, layers, "layer2.0", middle=16.8, identity=11.7)
@@ -33,15 +33,7 @@ def draw_block(axes, layers, name, middle, identity):
         after = "batch norm" if conv == "conv3" else "batch norm, ReLU"
         arrow(axes, (middle, start), (middle, y + 0.85))
         kernel = f"{layer.kernel}×{layer.kernel}"
-        box(
-            axes,
-            middle,
-            y,
-            5.6,
-            1.7,
-            f"{conv}: {kernel}{stride}\n{after}",
-            BLUE if layer.kernel == 3 else SKY,
-        )
+        box(axes, middle, y, 5.6, 1.7, f"{conv}: {kernel}{stride}\n{after}", BLUE if layer.kernel == 3 else SKY)
         axes.text(middle + 0.25, y - 1.35, shape_text(layer.out_shape), va="center", size=9, color=FAINT)
         start, y = y - 0.85, y - 3.2
     arrow(axes, (middle, start), (middle, 2.95))
@@ -50,8 +42,7 @@ def draw_block(axes, layers, name, middle, identity):
     axes.plot([middle, identity, identity], [14.5, 14.5, 2.4], color=ORANGE, linewidth=2.5)
     arrow(axes, (identity, 2.4), (middle - 0.55, 2.4), color=ORANGE, linewidth=2.5)
     if downsample:
-        text = f"downsample:\n1×1, stride {downsample.stride}\nbatch norm"
-        box(axes, identity + 0.2, 8.1, 3.6, 2.5, text, ORANGE)
+        box(axes, identity + 0.2, 8.1, 3.6, 2.5, f"downsample:\n1×1, stride {downsample.stride}\nbatch norm", ORANGE)
     else:
         axes.text(identity + 0.25, 8.1, "x", size=12, va="center")
     arrow(axes, (middle, 1.85), (middle, 0.75))
@@ -65,30 +56,23 @@ def shape_text(shape):
 
 def network_diagram():
     """Every stage as a block: as high as the feature map, as wide as the square root of its channels."""
-    stages = stage_rows()
     figure, axes = canvas(300, 116)
     x, end = 34, None
-    for name, shape, lines in stages:
+    for name, shape, lines in stage_rows():
         height, width = max(0.26 * shape[0], 1.2), max(0.65 * math.sqrt(shape[2]), 2.5)
         cell = max(width, 22)
         colour = STAGES.get(name, FAINT)
         left = x + (cell - width) / 2
-        axes.add_patch(
-            Rectangle((left, 76 - height / 2), width, height, facecolor=shade(colour, 0.4), edgecolor=colour)
-        )
+        look = {"facecolor": shade(colour, 0.4), "edgecolor": colour}
+        axes.add_patch(Rectangle((left, 76 - height / 2), width, height, **look))
         axes.text(x + cell / 2, 40, name, ha="center", va="top", weight="bold", size=9)
         axes.text(x + cell / 2, 34.5, "\n".join(lines), ha="center", va="top", size=8, linespacing=1.5)
         if end:
             arrow(axes, (end + 0.6, 76), (left - 0.6, 76), color=FAINT)
         end = left + width
         x += cell + 5
-    axes.text(
-        4,
-        110,
-        "ResNet-50 for a 224×224 picture: height of a block = height of its feature map, "
-        "width = square root of its channels",
-        size=9.5,
-    )
+    title = "height of a block = height of its feature map, width = square root of its channels"
+    axes.text(4, 110, f"ResNet-50 for a 224×224 picture: {title}", size=9.5)
     labels = "output\n\nconvolutions\nparameters\nmultiply-adds"
     axes.text(4, 34.5, labels, va="top", size=8, linespacing=1.5, color=FAINT)
     return figure
@@ -97,7 +81,7 @@ def network_diagram():
 def stage_rows():
     """[(name, shape of the output, lines of text), ...] from the image to the classes."""
     by_stage = {}
-    for layer in network.layers(IMAGE_SIZE):
+    for layer in architecture.layers(IMAGE_SIZE):
         by_stage.setdefault(layer.name.split(".")[0], []).append(layer)
     rows = [("image", (IMAGE_SIZE, IMAGE_SIZE, 3), ["224×224", "×3"])]
     for name, layers in by_stage.items():
@@ -110,7 +94,7 @@ def stage_rows():
         lines = [f"{shape[0]}×{shape[1]}", f"×{shape[2]}", count, amount(trained), amount(work)]
         rows.append((name, shape, lines))
         if name == "conv1":
-            size = network.halved(shape[0])
+            size = architecture.halved(shape[0])
             rows.append(("maxpool", (size, size, shape[2]), [f"{size}×{size}", f"×{shape[2]}"]))
     return rows
 

@@ -1,9 +1,11 @@
 """Version 5's tiles of one layer, the registers that hold a tile's sums, and what lies in which cache."""
 
+from itertools import product
+
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from bench import network
+from common import architecture
 from common.plot_style import BLUE, FAINT, GREEN, ORANGE, PLAIN, RED, WIDTH, shade
 from common.versions import load_version
 
@@ -16,7 +18,7 @@ def tiling():
     """One layer of version 5: the tiles of its output, a tile's sums in the registers, and what lies in which cache."""
     version = load_version("v5_codegen")
     isa = version.compiler.ISAS["avx512"]
-    layer = next(layer for layer in network.layers(224) if layer.name == LAYER)
+    layer = next(layer for layer in architecture.layers(224) if layer.name == LAYER)
     height, width, _ = layer.out_shape
     tile = version.ops.tile_shape(isa.pixels, height, width)
     figure = plt.figure(figsize=(WIDTH, 6.6))
@@ -30,32 +32,17 @@ def tiling():
 def draw_plane(axes, version, height, width, tile):
     for size_y, first_y, end_y in version.ops.split(height, tile[0]):
         for size_x, first_x, end_x in version.ops.split(width, tile[1]):
-            for y in range(first_y, end_y, size_y):
-                for x in range(first_x, end_x, size_x):
-                    chosen = (y, x) == (0, 0)
-                    axes.add_patch(
-                        Rectangle(
-                            (x, y),
-                            size_x,
-                            size_y,
-                            facecolor=ORANGE if chosen else "white",
-                            edgecolor=FAINT,
-                            linewidth=0.5,
-                        )
-                    )
-    axes.set_xlim(-0.5, width + 0.5)
-    axes.set_ylim(height + 0.5, -0.5)
-    axes.set_aspect("equal")
+            for y, x in product(range(first_y, end_y, size_y), range(first_x, end_x, size_x)):
+                look = {"facecolor": "white" if y or x else ORANGE, "edgecolor": FAINT, "linewidth": 0.5}
+                axes.add_patch(Rectangle((x, y), size_x, size_y, **look))
+    axes.set(xlim=(-0.5, width + 0.5), ylim=(height + 0.5, -0.5), aspect="equal")
     axes.axis("off")
-    axes.set_title(
-        f"{LAYER}: {height}×{width} outputs,\ntiles of {tile[0]}×{tile[1]} pixels", fontsize=10, loc="left"
-    )
+    axes.set_title(f"{LAYER}: {height}×{width} outputs,\ntiles of {tile[0]}×{tile[1]} pixels", fontsize=10, loc="left")
 
 
 def draw_registers(axes, version, isa, tile):
     pixels, vectors = tile[0] * tile[1], version.ops.VECTORS
-    axes.set_xlim(0, 9)
-    axes.set_ylim(0, 8.6)
+    axes.set(xlim=(0, 9), ylim=(0, 8.6))
     axes.axis("off")
     channels = [f"{v * isa.width}–{(v + 1) * isa.width - 1}" for v in range(vectors)]
     names = [(f"pixel {pixel}\n{part}", shade(ORANGE)) for pixel in range(pixels) for part in channels]
@@ -63,16 +50,11 @@ def draw_registers(axes, version, isa, tile):
     names += [("input,\nif needed", shade(GREEN))] + [("", "white")] * (32 - len(names) - 1)
     for place, (text, colour) in enumerate(names):
         row, column = divmod(place, 8)
-        axes.add_patch(
-            Rectangle((column * 1.12, 6.3 - row * 2.05), 1.05, 1.9, facecolor=colour, edgecolor=FAINT)
-        )
+        axes.add_patch(Rectangle((column * 1.12, 6.3 - row * 2.05), 1.05, 1.9, facecolor=colour, edgecolor=FAINT))
         axes.text(column * 1.12 + 0.52, 7.25 - row * 2.05, text, ha="center", va="center", size=7.5)
-    axes.set_title(
-        f"32 vector registers of {isa.width} numbers: {pixels * vectors} sums\n"
-        f"(a pixel, its output channels), {vectors} of weights, an input",
-        fontsize=10,
-        loc="left",
-    )
+    title = f"32 vector registers of {isa.width} numbers: {pixels * vectors} sums\n"
+    title += f"(a pixel, its output channels), {vectors} of weights, an input"
+    axes.set_title(title, fontsize=10, loc="left")
 
 
 def draw_caches(axes, version, isa, layer, tile):
@@ -80,13 +62,13 @@ def draw_caches(axes, version, isa, layer, tile):
     channels = layer.in_shape[2]
     buffer = version.buffers.Buffer
     x, out = (buffer("", shape, isa.width, border=1) for shape in (layer.in_shape, layer.out_shape))
-    panel, _, chunks = version.ops.weight_blocks(isa, x, out, layer.kernel)
+    panel, _, chunks = version.ops.weight_layout(isa, x, out, layer.kernel)
     bars = {
         "a tile's sums": (4 * tile[0] * tile[1] * version.ops.VECTORS * isa.width, ORANGE),
         "a tile's inputs": (4 * (tile[0] + 2) * (tile[1] + 2) * channels, GREEN),
         "weights of a panel": (4 * panel * channels * layer.kernel**2 // chunks, BLUE),
         "the layer's input": (4 * x.size, GREEN),
-        "weights of all layers": (sum(other.bytes for other in network.layers(224)), BLUE),
+        "weights of all layers": (sum(other.bytes for other in architecture.layers(224)), BLUE),
     }
     for place, (size, colour) in enumerate(bars.values()):
         axes.barh(place, size, color=shade(colour, 0.65), edgecolor=FAINT, height=0.65)
@@ -95,12 +77,10 @@ def draw_caches(axes, version, isa, layer, tile):
         axes.axvline(size, color=RED, linestyle="--", linewidth=1.2)
         axes.text(size, -0.75, name, ha="center", va="bottom", color=RED, size=9)
     axes.set_xscale("log", base=2)
-    axes.set_xlim(2**9, 2**30)
     axes.set_xticks([2**10, 2**20, 2**30], ["1 KiB", "1 MiB", "1 GiB"])
     axes.minorticks_off()
     axes.set_yticks(range(len(bars)), list(bars))
-    axes.set_ylim(len(bars) - 0.5, -0.6)
-    axes.set_xlabel("bytes (log scale); dashed: the caches of a core")
+    axes.set(xlim=(2**9, 2**30), ylim=(len(bars) - 0.5, -0.6), xlabel="bytes (log scale); dashed: the caches of a core")
 
 
 def size_text(size):
