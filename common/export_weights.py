@@ -144,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         export = args.export(args)
         write_weights(args.out, **export._asdict(), force=args.force)
     except (ExportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        unreadable = isinstance(error, OSError) and error.filename
+        print(f"error: {error.filename}: {error.strerror}" if unreadable else f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

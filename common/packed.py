@@ -47,4 +47,4 @@ def unpack(path: str | Path) -> tuple[dict[str, NDArray[np.float32]], list[str],
             tensors[kernel] = tensors[kernel] * tensors.pop(name)[:, None, None, None]
         return tensors, description["labels"], description["size"]
     except Exception as error:  # zip, zlib, NumPy and JSON find damage in many ways
-        raise ExportError(f"{path} is no packed ResNet-50, or a damaged one ({error})") from None
+        raise ExportError(f"{path} is no packed ResNet-50, or a damaged one ({type(error).__name__})") from None

@@ -124,7 +124,7 @@ class TestSynthetic:
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("size", [224, 32])
-    def test_activations_stay_of_ordinary_size(self, size, tensors, rng):
+    def test_activations_stay_of_ordinary_size(self, size, tensors):
         """Through all fifty layers, for photographs and for noise; and different pictures are told apart."""
         from skimage import data
 
@@ -132,7 +132,7 @@ class TestSynthetic:
         pictures = [Image.fromarray(photograph()) for photograph in (data.chelsea, data.coffee, data.astronaut)]
         pictures = [np.asarray(picture.resize((size, size))) / 255 for picture in pictures]
         pictures = [(picture - IMAGENET_V1["mean"]) / IMAGENET_V1["std"] for picture in pictures]
-        for picture in [*pictures, rng.standard_normal((size, size, 3))]:
+        for picture in [*pictures, np.random.default_rng(0).standard_normal((size, size, 3))]:
             found = torch_activations(model, picture)
             logits, _ = found.pop("logits"), found.pop("avgpool")
             assert all(0.4 <= array.std() <= 2.5 for array in found.values())
@@ -141,15 +141,6 @@ class TestSynthetic:
         assert len(classes) == 4
 
 
-CHANGES = {
-    "a tensor too few": lambda tensors, manifest: tensors.pop("bn1.bias"),
-    "a tensor too many": lambda tensors, manifest: tensors.update(extra=np.zeros(1, np.float16)),
-    "float16": lambda tensors, manifest: tensors.update({"fc.bias": tensors["fc.bias"].astype(np.float16)}),
-    "another shape": lambda tensors, manifest: tensors.update({"bn1.bias": tensors["bn1.bias"][1:]}),
-    "a newer format": lambda tensors, manifest: manifest.update(format=3),
-    "labels that are numbers": lambda tensors, manifest: manifest.update(labels=[1, 2, 3]),
-    "impossible preprocessing": lambda tensors, manifest: manifest["preprocessing"].update(crop=31),
-}
 UNUSABLE = [
     ("fc.bias", lambda array: array[:-1], r"fc.weight is \(3, 8\), not \(2, 8\)"),
     ("bn1.weight", lambda array: array * np.nan, "bn1.weight holds NaN"),
@@ -206,11 +197,14 @@ class TestWriting:
         export(tmp_path / "link")
         assert (tmp_path / "link").is_symlink() and intact(tmp_path / "target")["source"] == "seed 0"
 
-    @pytest.mark.parametrize("change", CHANGES)
-    def test_what_is_not_intact(self, tiny, tmp_path, change):
+    @pytest.mark.parametrize("key", ["bn1.bias", "fc.weight", "format", "source", "labels", "preprocessing"])
+    def test_what_is_not_intact(self, tiny, tmp_path, key):
         export(tmp_path / "w")
         manifest, tensors = intact(tmp_path / "w"), load_file(tmp_path / "w")
-        CHANGES[change](tensors, manifest)
+        if key in manifest:
+            manifest[key] = {}
+        else:
+            tensors[key] = tensors[key].astype(np.float16)
         save_file(tensors, tmp_path / "w", {"manifest": json.dumps(manifest)})
         assert intact(tmp_path / "w") is None
 
@@ -382,7 +376,6 @@ class TestPretrained:
 
 DAMAGES = {
     "empty": lambda content: b"",
-    "text": lambda content: b"no archive",
     "cut": lambda content: content[: len(content) // 2],
     "flipped": lambda content: content[:5000] + bytes(byte ^ 255 for byte in content[5000:5400]) + content[5400:],
 }
