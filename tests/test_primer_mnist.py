@@ -9,27 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from tests.primer_support import MNIST, PRIMER, assert_articles_code_is_in, assert_one_line, call, load, seeds
 
 LESSON = PRIMER / "6_mnist"
-ARTICLE = (LESSON / "README.md").read_text("utf-8")
 network, digits, learning, mnist = map(load, ("network", "digits", "learning", "mnist"))
-
-
-def draw_digit(value, size=(300, 200), at=(170, 40), ink=20, paper=255, height=110):
-    """A digit of Pillow's own font."""
-    picture = Image.new("L", size, paper)
-    ImageDraw.Draw(picture).text(at, str(value), fill=ink, font=ImageFont.load_default(size=height))
-    return picture
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Where a reader trained for three epochs, and what that printed."""
+    """Where a reader trained for two epochs, and what that printed."""
     directory = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, LESSON / "mnist.py", "train", "--epochs", "3"]
+    command = [sys.executable, LESSON / "mnist.py", "train", "--epochs", "2"]
     done = subprocess.run(command, cwd=directory, text=True, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return directory / "mnist_out", done.stdout
@@ -39,28 +31,33 @@ def test_training_reports_what_it_saved(trained):
     out, printed = trained
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "mistakes.png", "weights.safetensors"]
     net, data = network.Network(5), digits.load_digits(None, None)
-    assert net.load(out / "weights.safetensors") == "scikit-learn digits, seed 0, epoch 3 of 3"
+    assert net.load(out / "weights.safetensors") == "scikit-learn digits, seed 0, epoch 2 of 2"
     _, accuracy, probabilities = learning.evaluate(net, data.test_images, data.test_labels)
     mistakes = np.count_nonzero(probabilities.argmax(axis=1) != data.test_labels)
-    assert accuracy >= 0.85 and f"\n{mistakes} mistakes, {accuracy:.2%} right" in printed
+    assert accuracy >= 0.8 and f"\n{mistakes} mistakes, {accuracy:.2%} right" in printed
     confusion = np.array(re.findall(r"\d+", printed[printed.index("[[") : printed.index("]]")]), int).reshape(10, 10)
     assert confusion.sum() == 360 and confusion.sum() - np.trace(confusion) == mistakes
 
 
 def test_digits_are_read_from_pictures_of_pages(trained, tmp_path, monkeypatch, capsys):
-    """Drawn large, dark on a light page, off centre, saved as JPEG: read as well as from their own 28x28 pixels."""
+    """Off centre, of any size, dark on light or light on dark, grainy, as JPEG: read as from their own 28x28 pixels."""
     monkeypatch.chdir(tmp_path)
     weights = trained[0] / "weights.safetensors"
     net, data, rng = network.Network(), digits.load_digits(None, None), np.random.default_rng(0)
     for index in range(40):
-        ink = Image.fromarray(data.test_images[index]).resize((168, 168), Image.Resampling.BICUBIC)
-        page = Image.new("RGB", (500, 400), (235, 232, 225))
-        page.paste((40, 40, 90), tuple(rng.integers(0, 200, 2).tolist()), ink)
+        side = int(rng.integers(60, 220))
+        ink = Image.fromarray(data.test_images[index]).resize((side, side), Image.Resampling.BICUBIC)
+        page, colour = np.full((400, 500, 3), 225.0), (40, 40, 90)
+        if index % 2:
+            page, colour = 255 - page, (230, 240, 200)
+        page = Image.fromarray(np.clip(page + rng.normal(0, 4, page.shape), 0, 255).astype(np.uint8))
+        page.paste(colour, tuple(rng.integers(0, 180, 2).tolist()), ink)
         page.save(f"{index}.jpg", quality=60)
     assert call("mnist", "predict", *(f"{index}.jpg" for index in range(40)), "--weights", weights) is None
     answers = [int(answer) for answer in re.findall(r"\.jpg: (\d) \(", capsys.readouterr().out)]
     net.load(weights)
-    assert (learning.predict(net, data.test_images[:40]).argmax(axis=1) == answers).mean() >= 0.95
+    direct = learning.predict(net, data.test_images[:40]).argmax(axis=1)
+    assert (direct == answers).mean() >= 0.9
     assert call("mnist", "predict", "7.jpg", "--stages", "--weights", weights) is None
     with Image.open("7_stages.png") as page:
         assert len(np.unique(page.convert("L"))) > 50
@@ -122,23 +119,6 @@ def test_pictures_come_out_in_mnists_form():
     assert np.median(difference) == 0 and difference.mean() <= 0.5  # a digit moved by one pixel is 10 or more away
 
 
-@pytest.mark.parametrize("value", range(10))
-def test_a_digit_inverted_moved_or_scaled_looks_the_same(value, rng):
-    def distance(picture):
-        """Mean difference, where a centre rounded to the next pixel makes none."""
-        other = digits.centre_digit(digits.find_ink(np.asarray(picture))).astype(float)
-        shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-        return min(np.abs(np.roll(plain, shift, (0, 1)) - other).mean() for shift in shifts)
-
-    plain = digits.centre_digit(digits.find_ink(np.asarray(draw_digit(value))))
-    grain = np.asarray(draw_digit(value, paper=230)) + rng.normal(0, 4, (200, 300))
-    assert distance(draw_digit(value, ink=235, paper=0)) <= 8
-    assert distance(draw_digit(value, at=(10, 2))) <= 8
-    assert distance(draw_digit(value, size=(900, 900), at=(400, 90), height=330)) <= 8
-    assert distance(np.clip(grain, 0, 255).astype(np.uint8)) <= 8
-    assert min(distance(draw_digit(other)) for other in set(range(10)) - {value}) > 11
-
-
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 255), st.integers(0, 255), seeds)
 def test_any_picture_is_a_digit_or_refused(height, width, low, high, seed):
     low, high = sorted((low, high))
@@ -148,17 +128,8 @@ def test_any_picture_is_a_digit_or_refused(height, width, low, high, seed):
         assert digit.shape == (28, 28) and digit.dtype == np.uint8 and digit.max() == 255
 
 
-def test_the_article_is_the_sources():
+def test_the_articles_code_is_the_sources():
     assert_articles_code_is_in(LESSON / "README.md", *LESSON.glob("*.py"))
-    net, outputs = network.Network(), {}
-    net.forward(np.zeros((1, 28, 28, 1), np.float32), lambda name, y: outputs.__setitem__(name, y.shape[1:]))
-    total = 0
-    for name in ("conv1", "conv2", "fc1", "fc2"):
-        weight, shape = net.layers[name].weight, "x".join(map(str, outputs[name]))
-        multiply_adds = int(np.prod(outputs[name][:-1])) * weight.size
-        total += multiply_adds
-        assert re.search(rf"`{name}`.* \| {shape} \| {weight.size + len(weight):,} \| {multiply_adds:,} \|", ARTICLE)
-    assert f"| {sum(array.size for array in net.parameters.values()):,} | {total:,} |" in ARTICLE
 
 
 @pytest.mark.exhaustive
@@ -166,7 +137,8 @@ def test_the_article_is_the_sources():
 def test_a_whole_training_is_as_good_as_the_article_says(data, tmp_path, capsys):
     if data == MNIST.name and not MNIST.exists():
         pytest.skip(f"needs {MNIST}")
-    stated = float(re.search(rf"\| {data} \| 0 \|.* ([\d.]+) % \|", ARTICLE)[1])
+    article = (LESSON / "README.md").read_text("utf-8")
+    stated = float(re.search(rf"\| {data} \| 0 \|.* ([\d.]+) % \|", article)[1])
     source = ["--data", MNIST] if data == MNIST.name else []
     assert call("mnist", "train", "--out", tmp_path, *source) is None
     assert float(re.search(r"mistakes, ([\d.]+)% right", capsys.readouterr().out)[1]) >= stated - 0.6

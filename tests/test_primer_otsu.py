@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-import pytest
 import skimage.data
 import skimage.measure
 from hypothesis import assume, given
@@ -37,16 +36,11 @@ def tied(gray):
     return variance.max() > 0 and len(np.unique(counts.cumsum()[best])) > 1
 
 
-@given(st.one_of(pictures(np.uint8), pictures(np.uint16, max_side=12)), st.booleans())
+few_levels = pictures(np.uint8).map(lambda gray: gray // 100 * 100)  # between two, all thresholds are equally good
+
+
+@given(st.one_of(pictures(np.uint8), few_levels, pictures(np.uint16, max_side=12)), st.booleans())
 def test_the_threshold_and_the_picture_are_opencvs(gray, ipp):
-    assume(not tied(gray))
-    assert_equals_opencv(gray, ipp)
-
-
-@given(st.lists(st.tuples(st.integers(0, 255), st.integers(1, 200)), min_size=1, max_size=3), st.booleans())
-def test_a_gap_in_the_histogram_gives_its_lower_end(levels, ipp):
-    """Between two modes all thresholds are equally good: the same plateau, the same end of it as OpenCV's."""
-    gray = np.repeat([level for level, _ in levels], [count for _, count in levels]).astype(np.uint8)[None]
     assume(not tied(gray))
     assert_equals_opencv(gray, ipp)
 
@@ -57,11 +51,6 @@ def test_among_different_splits_that_tie_opencvs_is_no_better(gray, ipp):
     variance = otsu.between_class_variance(otsu.histogram(gray))
     ours, theirs = variance[otsu.otsu_threshold(gray)], variance[opencv(gray, ipp)[0]]
     assert np.isfinite(variance).all() and ours >= theirs >= ours * (1 - 1e-9)
-
-
-@pytest.mark.parametrize("name", ["coins", "camera", "page", "cell"])
-def test_real_pictures(name):
-    assert_equals_opencv(getattr(skimage.data, name)())
 
 
 @given(pictures(np.uint8))

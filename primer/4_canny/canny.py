@@ -43,13 +43,7 @@ def canny(gray, low, high, l2=False):
     """
     if gray.ndim != 2 or gray.dtype != np.uint8:
         raise ValueError(f"expected uint8 of shape (height, width), got {gray.dtype} of shape {gray.shape}")
-    dx, dy = sobel(gray)
-    return edges_of_gradients(dx, dy, low, high, l2)
-
-
-def edges_of_gradients(dx, dy, low, high, l2=False):
-    """The same from two gradient pictures, (height, width) int16, as cv2.Canny(dx, dy, low, high) takes them."""
-    dx, dy = dx.astype(np.int64), dy.astype(np.int64)
+    dx, dy = (gradient.astype(np.int64) for gradient in sobel(gray))
     length = magnitude(dx, dy, l2)
     candidates = classify(length, ridge(length, dx, dy), low, high, l2)
     return np.where(hysteresis(candidates), 255, 0).astype(np.uint8)
