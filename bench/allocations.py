@@ -6,35 +6,34 @@ threads or by C code.
 """
 
 import ctypes
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from numpy._core import _multiarray_umath
 
 SIZE, POINTER = ctypes.c_size_t, ctypes.c_void_p
-MALLOC = ctypes.CFUNCTYPE(POINTER, POINTER, SIZE)
-CALLOC = ctypes.CFUNCTYPE(POINTER, POINTER, SIZE, SIZE)
-REALLOC = ctypes.CFUNCTYPE(POINTER, POINTER, POINTER, SIZE)
-FREE = ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE)
+TYPES = {  # of the four functions, each with a context first
+    "malloc": ctypes.CFUNCTYPE(POINTER, POINTER, SIZE),
+    "calloc": ctypes.CFUNCTYPE(POINTER, POINTER, SIZE, SIZE),
+    "realloc": ctypes.CFUNCTYPE(POINTER, POINTER, POINTER, SIZE),
+    "free": ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE),
+}
 SET_HANDLER = 304  # PyDataMem_SetHandler's place in NumPy's table of C functions, fixed by its ABI
+SMALLEST = 1024  # bytes; what is smaller is NumPy's own bookkeeping of shapes, strides and scalars
 
 
 class Handler(ctypes.Structure):
     """PyDataMem_Handler of NumPy's C interface."""
 
-    _fields_ = [("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("context", POINTER),
-                ("malloc", MALLOC), ("calloc", CALLOC), ("realloc", REALLOC), ("free", FREE)]
-
-
-SMALLEST = 1024  # bytes; what is smaller is NumPy's own bookkeeping of shapes, strides and scalars
+    _fields_ = (("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("context", POINTER), *TYPES.items())
 
 
 class Count:
     """Arrays of SMALLEST bytes and more that were allocated, and the bytes of all."""
 
-    def __init__(self):
-        self.arrays = self.bytes = 0
+    arrays = bytes = 0
 
-    def add(self, size):
+    def add(self, size: int) -> None:
         self.arrays += size >= SMALLEST
         self.bytes += size
 
@@ -43,10 +42,10 @@ _kept = []  # an array frees its memory through the handler it came from, howeve
 
 
 @contextmanager
-def counted_allocations():
+def counted_allocations() -> Iterator[Count]:
     """Yield a Count of the arrays that this thread allocates inside the `with` block."""
     count = Count()
-    handler = _counting_handler(count)
+    handler = Handler(b"counting", 1, None, *_counting_functions(count))
     api = ctypes.pythonapi
     api.PyCapsule_New.restype = ctypes.py_object
     api.PyCapsule_New.argtypes = [POINTER, ctypes.c_char_p, POINTER]
@@ -63,25 +62,16 @@ def counted_allocations():
         set_handler(previous)
 
 
-def _counting_handler(count):
+def _counting_functions(count: Count) -> list:
     libc = ctypes.CDLL(None)
     for name, arguments in (("malloc", [SIZE]), ("calloc", [SIZE, SIZE]), ("realloc", [POINTER, SIZE])):
         getattr(libc, name).restype, getattr(libc, name).argtypes = POINTER, arguments
     libc.free.restype, libc.free.argtypes = None, [POINTER]
 
-    def malloc(context, size):
-        count.add(size)
-        return libc.malloc(size)
-
-    def calloc(context, number, size):
-        count.add(number * size)
-        return libc.calloc(number, size)
-
-    def realloc(context, pointer, size):
-        count.add(size)
-        return libc.realloc(pointer, size)
-
-    def free(context, pointer, size):
-        libc.free(pointer)
-
-    return Handler(b"counting", 1, None, MALLOC(malloc), CALLOC(calloc), REALLOC(realloc), FREE(free))
+    functions = {
+        "malloc": lambda context, size: count.add(size) or libc.malloc(size),
+        "calloc": lambda context, number, size: count.add(number * size) or libc.calloc(number, size),
+        "realloc": lambda context, pointer, size: count.add(size) or libc.realloc(pointer, size),
+        "free": lambda context, pointer, size: libc.free(pointer),
+    }
+    return [TYPES[name](function) for name, function in functions.items()]

@@ -1,6 +1,7 @@
 """Whether an output is right. Nothing is timed before it has passed here."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 TOLERANCE = 1e-4  # of the largest logit
 
@@ -9,10 +10,10 @@ class WrongOutput(Exception):
     """The output differs from the reference; the message says how."""
 
 
-def check_logits(logits, reference):
+def check_logits(logits: object, reference: NDArray[np.float64]) -> float:
     """Return the largest absolute error of `logits`; raise WrongOutput if it is more than TOLERANCE allows.
 
-    logits: what was computed, of any type. reference: (num_classes,) float64, all finite.
+    logits: what was computed, of any type. reference: (num_classes,), all finite.
     """
     if not isinstance(logits, np.ndarray) or logits.shape != reference.shape or logits.dtype.kind != "f":
         found = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__

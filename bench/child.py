@@ -1,112 +1,124 @@
-"""A contender's own process: builds it, then answers its parent's requests (see worker.py).
+"""A version's own process: builds it, then answers its parent's requests (see worker.py).
 
 Started as `python -m bench.child FD`, with the thread variables already in its environment.
 """
 
 import inspect
 import os
-import shlex
+import resource
 import signal
 import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_info
 
-from bench import measure, peers, profile
+from bench import peers, profile
 from bench.allocations import counted_allocations
-from common.versions import DIRECT, load_version
+from common.versions import ROOT, load_version
+
+Image = NDArray[np.float32]  # (size, size, 3)
 
 
-def main():
+def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     connection = Connection(int(sys.argv[1]))
-    os.dup2(2, 1)  # what a contender prints must not land in the parent's table
+    os.dup2(2, 1)  # what a version prints must not land in the parent's table
     try:
-        contender = Contender(**connection.recv())
-        connection.send(("done", contender.facts))
+        *what, options = connection.recv()
+        child = Child(*what, **options)
+        connection.send(("done", child.facts))
         while True:
             method, *arguments = connection.recv()
-            connection.send(("done", getattr(contender, method)(connection, *arguments)))
+            connection.send(("done", getattr(child, method)(*arguments)))
     except EOFError:
         pass  # the parent is gone or has what it wanted
     except Exception as error:
-        connection.send(("error", f"{type(error).__name__}: {error}"))
+        connection.send(("error", " ".join(f"{type(error).__name__}: {error}".split())))
 
 
-class Contender:
-    """One version or peer, ready to run on one picture."""
+class Child:
+    """One version or engine and one picture. Its methods are what a parent may ask for.
 
-    def __init__(self, name, weights_dir, image, threads, root, cache, trace):
+    versions: where the version's directory is. cache: whether compiled code may come from an earlier start.
+    trace: prepare for `profile`.
+    """
+
+    def __init__(
+        self, name: str, weights: Path, image: Image, threads: int, versions: Path = ROOT, cache=True, trace=False
+    ):
         self.image = image
-        self.facts = {"idle_memory": measure.peak_memory()}  # Python, NumPy and this module
         start = time.perf_counter()
         if name in peers.PEERS:
-            self.model = None
-            self.forward = peers.PEERS[name](weights_dir, image.shape[0], threads)
-            self.facts["threads"] = threads
+            self.run = peers.PEERS[name](weights, image.shape[0], threads)
+            for _ in range(2):  # engines compile, and choose their kernels, during the first pictures
+                self.run(image)
         else:
-            version = load_version(name, root)
-            self.trace = profile.traced(version) if trace else None
-            options = {"threads": threads, "cache": cache, "winograd": name not in DIRECT}
-            self.model = build(version, weights_dir, image.shape[0], options)
-            self.forward = self.model.forward
-            self.facts["threads"] = threads if accepts(version.resnet50.ResNet50, "threads") else 1
-        self.facts["startup_seconds"] = time.perf_counter() - start
-        if name not in peers.PEERS and hasattr(version, "compiler"):
-            self.facts["compiled_with"] = compiled_with(version.compiler)
-        self.facts["blas"] = blas_threads()
+            version = load_version(name, versions)
+            self.trace = profile.Trace(version.resnet50) if trace and not hasattr(version, "codegen") else None
+            known = inspect.signature(version.resnet50.ResNet50).parameters
+            threads = threads if "threads" in known else 1
+            options = {key: value for key, value in (("threads", threads), ("cache", cache)) if key in known}
+            self.model = version.resnet50.ResNet50(weights, image_size=image.shape[0], **options)
+            self.run = self.model.forward
+        self.facts = {"startup_seconds": time.perf_counter() - start, "threads": threads, "blas": blas_threads()}
 
-    def run(self, connection, rounds, report_progress=False):
-        """Time `rounds` pictures; with `report_progress`, name each stage as it ends (a few µs each)."""
-        forward = self.forward
-        if report_progress and getattr(self.model, "shows_progress", False):  # v5 and v6 probed run another way
+    def nothing(self) -> None:
+        """What a round trip costs by itself."""
 
-            def forward(image):
-                return self.model.forward(image, probe=lambda stage, _: connection.send(("progress", stage)))
+    def forward(self) -> None:
+        """One picture; `output` gives what came out."""
+        self.logits = self.run(self.image)
 
-        return measure.timed_runs(forward, self.image, rounds)
+    def output(self) -> object:
+        return self.logits
 
-    def run_for(self, connection, duration):
-        return measure.runs_for(self.forward, self.image, duration)
+    def pictures(self, least: int, duration: float) -> tuple[list[float], object]:
+        """Run `least` pictures, and more until `duration` seconds are over. Return the seconds of each; the output."""
+        seconds, began = [], time.perf_counter()
+        while len(seconds) < least or time.perf_counter() - began < duration:
+            start = time.perf_counter()
+            self.logits = self.run(self.image)
+            seconds.append(time.perf_counter() - start)
+        return seconds, self.logits
 
-    def resources(self, connection, count_allocations):
-        """Peak memory first, so that counting does not add to it; then the arrays allocated for one picture."""
-        found = {"peak_memory": measure.peak_memory()}
-        if count_allocations:
+    def resources(self, run: bool) -> dict[str, int]:
+        """Peak memory, bytes. If a picture may be run for it: its page faults, its arrays and their bytes."""
+        found = {"peak_memory": peak_memory()}  # first, so that counting does not add to it
+        if run:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            self.run(self.image)
+            found["faults"] = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
             with counted_allocations() as count:
-                self.forward(self.image)
+                self.run(self.image)
             found |= {"arrays": count.arrays, "array_bytes": count.bytes}
         return found
 
-    def profile(self, connection, rounds):
+    def profile(self, rounds: int) -> tuple[list[float], dict]:
+        """Every layer's time; see profile.layer_times."""
         return profile.layer_times(self.model, self.trace, self.image, rounds)
 
 
-def build(version, weights_dir, image_size, options):
-    """Construct a version's network with those of the options that its constructor knows."""
-    network = version.resnet50.ResNet50
-    known = {key: value for key, value in options.items() if accepts(network, key)}
-    return network(weights_dir, image_size=image_size, **known)
-
-
-def compiled_with(compiler):
-    """The command that v5 and v6 compile their code with. compiler: their module of that name."""
-    found = compiler.Compiler()
-    program, *arguments = found.command
-    return shlex.join([os.path.basename(program), *arguments, *compiler.FLAGS, *found.isa().flags])
-
-
-def accepts(network, parameter):
-    return parameter in inspect.signature(network).parameters
-
-
-def blas_threads():
+def blas_threads() -> dict[str, int]:
     """{library: threads} of every BLAS in this process. Empty if threadpoolctl knows none (Apple's Accelerate)."""
     np.ones((2, 2)) @ np.ones((2, 2))  # loads what NumPy loads late
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     return {os.path.basename(pool["filepath"]): pool["num_threads"] for pool in pools}
+
+
+def peak_memory() -> int:
+    """The most memory this process ever held, in bytes.
+
+    Linux: VmHWM, which starts anew with each program. `ru_maxrss`, which macOS must do with (there in bytes), would
+    on Linux carry over the size of the process that started this one.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+        return int(status.split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

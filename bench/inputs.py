@@ -1,62 +1,69 @@
 """What every experiment runs on: weights, a picture, and the logits that are right for the two."""
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from bench.reference import reference_logits
+from common.architecture import flops
 from common.versions import ROOT
 
-WEIGHTS = ROOT / "weights" / "resnet50"
-SYNTHETIC = ROOT / "weights" / ".synthetic"  # beside the user's own, which a benchmark must not make up
+WEIGHTS = ROOT / "weights" / "resnet50.safetensors"
+SYNTHETIC = ROOT / "weights" / ".synthetic.safetensors"  # beside the user's own, which a benchmark must not make up
 
 
 class InputError(Exception):
-    """The weights cannot be used. The message is one line."""
+    """The benchmark cannot begin. The message is one line."""
 
 
-def weights_directory(chosen=None):
-    """Return the directory `chosen`, else the exported weights, else synthetic ones, made on first use.
+@dataclass(frozen=True)
+class Inputs:
+    weights: Path
+    image: NDArray[np.float32]  # (size, size, 3)
+    logits: NDArray[np.float64]  # (num_classes,)
 
-    Timing does not depend on the values. Raises InputError if there are no weights there.
+    @property
+    def size(self) -> int:
+        return self.image.shape[0]
+
+    @property
+    def flops(self) -> int:
+        """Operations of one picture, convolutions computed as they are defined; a multiply-add counts as two."""
+        return flops(self.size, len(self.logits))
+
+
+def make_inputs(size: int = 224, weights: Path | None = None) -> Inputs:
+    """Return the weights `weights`, else the exported ones, else synthetic ones, a picture, and the right logits.
+
+    Timing does not depend on the values. Raises InputError if the weights cannot be used.
     """
-    directory = chosen or (WEIGHTS if (WEIGHTS / "manifest.json").is_file() else SYNTHETIC)
-    if not chosen and not (directory / "manifest.json").is_file():
-        command = [sys.executable, str(ROOT / "common" / "export_weights.py"), "synthetic", "--out", str(directory)]
-        made = subprocess.run(command, capture_output=True, text=True)
+    chosen = weights or (WEIGHTS if WEIGHTS.is_file() else SYNTHETIC)
+    if chosen == SYNTHETIC and not SYNTHETIC.is_file():
+        export = [sys.executable, ROOT / "common" / "export_weights.py", "synthetic", "--out", SYNTHETIC]
+        made = subprocess.run(export, capture_output=True, text=True)
         if made.returncode:
             raise InputError(made.stderr.strip().split("\n")[-1])
-    source(directory)
-    return directory
-
-
-def source(weights_dir):
-    """Where the weights are from, as their manifest says."""
+    image = picture(size)
     try:
-        return json.loads((weights_dir / "manifest.json").read_text())["source"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"no exported weights in {weights_dir} ({error}); make some: "
-                         f"python common/export_weights.py synthetic --out {weights_dir}") from None
+        return Inputs(chosen, image, reference_logits(chosen, image))
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"weights in {chosen}: {error}; make some: python common/export_weights.py synthetic --out {chosen}"
+        ) from None
 
 
-def picture(size):
+def source(weights: Path) -> str:
+    """Where the weights are from, as their manifest says."""
+    with safe_open(weights, framework="numpy") as file:
+        return json.loads(file.metadata()["manifest"])["source"]
+
+
+def picture(size: int) -> NDArray[np.float32]:
     """The benchmark's picture, (size, size, 3) float32: noise with a picture's statistics after normalisation."""
     return np.random.default_rng(0).standard_normal((size, size, 3), dtype=np.float32)
-
-
-def reference(weights_dir, image):
-    """The right logits, (num_classes,) float64. Raises InputError if the weights are damaged."""
-    try:
-        return reference_logits(weights_dir, image)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"weights in {weights_dir}: {error}") from None
-
-
-def available_cores():
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

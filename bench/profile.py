@@ -1,94 +1,89 @@
-"""Where a version's time goes, layer by layer.
+"""Where a version's time goes, layer by layer. This runs in the version's own process.
 
 v1 to v4 are timed from outside: the operators that their network calls are replaced, before it is built, by ones
-that note their time. v5 and v6 offer their compiled steps one by one.
+that note their time. From v5 on the network offers its compiled steps one by one.
 """
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from statistics import median
+from types import ModuleType
 
-from bench import network
+import numpy as np
+from numpy.typing import NDArray
+
+from common.architecture import layers
 
 OPERATORS = ("conv2d", "batch_norm", "relu", "add", "max_pool", "average_pool", "fully_connected")
 OWN_LAYER = {"max_pool": "maxpool", "average_pool": "avgpool", "fully_connected": "fc"}
+PRODUCTS = ("conv2d", "fully_connected", "layer")  # a layer's own sum of products; "layer" holds all that v5 fused
+Parts = dict[str, dict[str, float]]  # {layer: {operator: seconds}}
 
 
 class Trace:
     """Times the operators that a `resnet50` module imported. `calls`: (operator, seconds) in order."""
 
-    def __init__(self, module, clock=time.perf_counter):
+    def __init__(self, module: ModuleType, clock: Callable[[], float] = time.perf_counter):
         self.calls, self.clock = [], clock
         for name in OPERATORS:
             if callable(operator := getattr(module, name, None)):
                 setattr(module, name, self.timed(name, operator))
 
-    def timed(self, name, operator):
+    def timed(self, name: str, operator: Callable) -> Callable:
         def wrapper(*args, **kwargs):
             start = self.clock()
-            try:
-                return operator(*args, **kwargs)
-            finally:
-                self.calls.append((name, self.clock() - start))
+            result = operator(*args, **kwargs)
+            self.calls.append((name, self.clock() - start))
+            return result
 
         return wrapper
 
-    def take_layers(self, image_size):
+    def take_parts(self, image_size: int) -> dict[tuple[str, str], float]:
         """Return {(layer, operator): seconds} of the calls since the last time.
 
         The n-th convolution is the network's n-th; what follows it, up to the next, belongs to its layer.
         """
-        convolutions = iter(layer.name for layer in network.layers(image_size))
+        convolutions = iter(layers(image_size))
         found, layer = defaultdict(float), None
         for operator, seconds in self.calls:
             if operator == "conv2d":
-                layer = next(convolutions)
+                layer = next(convolutions).name
             found[OWN_LAYER.get(operator, layer), operator] += seconds
         self.calls.clear()
-        return dict(found)
+        return found
 
 
-def traced(version):
-    """Return the Trace of a version that calls its operators, None for one that offers compiled steps."""
-    return None if hasattr(version, "codegen") else Trace(version.resnet50)
+def layer_times(model, trace: Trace | None, image: NDArray[np.float32], rounds: int) -> tuple[list[float], Parts]:
+    """Run `rounds` pictures. Return the seconds of each picture, and the median seconds of each part.
 
-
-def layer_times(model, trace, image, rounds, clock=time.perf_counter):
-    """Run `rounds` pictures. Return (seconds of each picture, [{"layer", "operator", "seconds"}, ...]).
-
-    The parts' seconds are medians. A picture's time is more than their sum: the rest passes between the operators.
+    A picture takes longer than its parts together: the rest passes between the operators.
     """
     totals, found = [], defaultdict(list)
-    if trace:
-        trace.calls.clear()
     for _ in range(rounds + 1):
-        total, parts = traced_round(model, trace, image, clock) if trace else step_round(model, image, clock)
-        totals.append(total)
-        for key, seconds in parts.items():
-            found[key].append(seconds)
-    parts = [{"layer": layer, "operator": operator, "seconds": median(seconds[1:])}  # the first picture warms up
-             for (layer, operator), seconds in found.items()]
-    return totals[1:], parts
+        if trace:
+            trace.calls.clear()
+        start = time.perf_counter()
+        model.forward(image)
+        totals.append(time.perf_counter() - start)
+        for part, seconds in (trace.take_parts(image.shape[0]) if trace else step_times(model)).items():
+            found[part].append(seconds)
+    parts: Parts = defaultdict(dict)
+    for (layer, operator), seconds in found.items():
+        parts[layer][operator] = median(seconds[1:])  # the first picture warms up
+    return totals[1:], dict(parts)
 
 
-def traced_round(model, trace, image, clock):
-    start = clock()
-    model.forward(image)
-    return clock() - start, trace.take_layers(image.shape[0])
-
-
-def step_round(model, image, clock):
-    """One picture in one call, and once more step by step: (name, function without arguments, ...)."""
-    start = clock()
-    model.forward(image)
-    total, parts = clock() - start, {}
-    for name, run, *_ in model.steps:
-        start = clock()
-        run()
-        block, _, part = name.rpartition(".")
+def step_times(model) -> dict[tuple[str, str], float]:
+    """One picture step by step."""
+    parts = {}
+    for number, step in enumerate(model.steps):
+        start = time.perf_counter()
+        model.run(number, number + 1)
+        seconds = time.perf_counter() - start
+        layer, _, part = step.name.rpartition(".")
         # Gathering every other pixel is part of the convolution with a stride that it saves from doing so; Winograd's
         # transform of the input is a part of the convolution after it.
-        owner = {"subsample": f"{block}.downsample.0", "transform": block}.get(part)
-        key = (owner, part) if owner else (name, "layer")
-        parts[key] = clock() - start
-    return total, parts
+        owner = {"subsample": f"{layer}.downsample.0", "transform": layer}.get(part)
+        parts[(owner, part) if owner else (step.name, "layer")] = seconds
+    return parts

@@ -1,86 +1,132 @@
-"""A race between versions and other engines, interleaved: all are built, then take turns round after round.
+"""Contenders that take turns: a drifting machine then hits all alike, and ratios are formed within each round.
 
-A drifting machine then hits all alike, and ratios are formed within each round. pytest-benchmark cannot interleave;
-this loop writes the same JSON. Whoever is not running is stopped (SIGSTOP): an engine's spinning threads would
+All are built and checked first. Whoever is not running is stopped (SIGSTOP): an engine's spinning threads would
 otherwise slow down whatever runs next.
 """
 
+import os
+import sys
 from statistics import median
+from typing import NamedTuple
 
-from bench import results
 from bench.check import WrongOutput, check_logits
+from bench.inputs import Inputs
+from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
 
+SLOW = 5.0  # seconds; a contender whose first picture takes longer is timed by that picture alone
 PICTURES = 3  # a turn: the first brings caches and clock speed back and is not timed
+Found = tuple[list[dict], list[dict]]  # benchmarks, and what failed: {"group", "name", "reason"}
 
 
-class Race:
-    """Contenders by name, and what they have shown so far."""
+class Entrant(NamedTuple):
+    """A version or engine, its threads, and in how many processes of that many threads it works at once."""
 
-    def __init__(self, weights_dir, image, reference, threads, say):
-        self.weights_dir, self.image, self.reference = weights_dir, image, reference
-        self.threads, self.say = threads, say
-        self.workers, self.rounds, self.errors, self.failed = {}, {}, {}, {}
+    version: str
+    threads: int = 1
+    processes: int = 1
 
-    def run(self, names, rounds):
-        """Build, check, race. Ctrl-C ends it early; `entries` tells what there is by then."""
+
+class Contender:
+    """An entrant's processes, and what they have shown so far. `rounds`: seconds a picture of all together."""
+
+    def __init__(self, entrant: Entrant, inputs: Inputs, cache: bool = False):
+        self.entrant, self.inputs = entrant, inputs
+        self.workers, self.error, self.rounds, self.pictures = [], 0.0, [], []
         try:
-            for name in names:
-                self.guarded(name, self.enter)
-            for turn in range(rounds):
-                order = names[turn % len(names) :] + names[: turn % len(names)]
-                for name in order:
-                    if name in self.workers:
-                        self.guarded(name, self.take_turn)
-                self.say(f"round {turn + 1} of {rounds}")
-        finally:
-            for worker in self.workers.values():
-                worker.close()
+            for number in range(entrant.processes):
+                cores = own_cores(number, entrant.threads) if entrant.processes > 1 else None
+                self.workers.append(Worker(entrant.version, inputs, entrant.threads, cache=cache, cores=cores))
+            first = self.run(1, 0.0)
+        except BaseException:
+            self.close()
+            raise
+        self.slow = max(seconds for (seconds,) in first) > SLOW
+        if self.slow:
+            self.note(first)
 
-    def guarded(self, name, act):
-        """What goes wrong with one contender takes it out of the race, and nobody else."""
-        try:
-            act(name)
-        except (WorkerError, WrongOutput) as error:
-            self.failed[name] = str(error)
-            self.say(f"{name}: {error}")
-            if name in self.workers:
-                self.workers.pop(name).close()
+    def run(self, pictures: int, duration: float) -> list[list[float]]:
+        """All processes at once: `pictures` each and as many more as fit `duration` seconds. Return all times."""
+        for worker in self.workers:
+            worker.resume()
+            worker.request("pictures", pictures, duration)
+        replies = [worker.reply() for worker in self.workers]
+        for worker in self.workers:
+            worker.pause()
+        self.error = max(self.error, *(check_logits(logits, self.inputs.logits) for _, logits in replies))
+        return [seconds for seconds, _ in replies]
 
-    def enter(self, name):
-        self.say(f"{name}: starting")
-        worker = self.workers[name] = Worker(name, self.weights_dir, self.image, self.threads)
-        _, _, logits = worker.run(1)
-        self.errors[name] = check_logits(logits, self.reference)
-        self.rounds[name] = []
-        worker.pause()
+    def note(self, times: list[list[float]]) -> None:
+        self.rounds.append(1 / sum(len(seconds) / sum(seconds) for seconds in times))
+        self.pictures += [second for seconds in times for second in seconds]
 
-    def take_turn(self, name):
-        worker = self.workers[name]
-        worker.resume()
-        seconds, _, logits = worker.run(PICTURES)
-        worker.pause()
-        self.errors[name] = max(self.errors[name], check_logits(logits, self.reference))
-        self.rounds[name].append(seconds[1:])
+    def take_turn(self, duration: float) -> None:
+        if not self.slow:
+            self.note([seconds[1:] for seconds in self.run(PICTURES, duration)])
 
-    def entries(self, flops):
-        """The results: (benchmarks, failed). flops: of one picture."""
-        name_of_race = group_name(self.threads)
-        benchmarks = [
-            results.entry(name, name_of_race, [s for turn in rounds for s in turn], max_abs_error=self.errors[name],
-                          threads=self.workers[name].facts["threads"], flops=flops,
-                          startup_seconds=self.workers[name].facts["startup_seconds"],
-                          rounds=[median(turn) for turn in rounds])
-            for name, rounds in self.rounds.items() if rounds and name not in self.failed
-        ]
-        return benchmarks, [results.failure(name, name_of_race, why) for name, why in self.failed.items()]
+    def entry(self, name: str, group: str) -> dict:
+        for worker in self.workers:
+            worker.resume()
+        found = [worker.ask("resources", not self.slow) for worker in self.workers]
+        facts = found[0] | {
+            "threads": self.workers[0].facts["threads"],
+            "processes": self.entrant.processes,
+            "gflops": self.inputs.flops / median(self.rounds) / 1e9,
+            "max_abs_error": self.error,
+            "startup_seconds": self.workers[0].facts["startup_seconds"],
+            "peak_memory": sum(resources["peak_memory"] for resources in found),
+        }
+        return entry(name, group, self.rounds, extra_info(self.entrant.version, self.inputs, self.pictures, **facts))
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.close()
 
 
-def group_name(threads):
-    return f"race, {results.plural(threads, 'thread')}"
+def race(
+    entrants: dict[str, Entrant], inputs: Inputs, group: str, rounds: int, duration: float = 0.0, cache: bool = False
+) -> Found:
+    """Build all, check them, let them take turns. What goes wrong with one takes it out of the race, nobody else.
+
+    entrants: by the names of their rows. duration: seconds of a turn, PICTURES at least. cache: whether compiled code
+    may come from an earlier start.
+    """
+    racing, benchmarks, failed = {}, [], []
+
+    def start(name: str) -> None:
+        racing[name] = Contender(entrants[name], inputs, cache)
+
+    def take_turn(name: str) -> None:
+        racing[name].take_turn(duration)
+
+    def finish(name: str) -> None:
+        benchmarks.append(racing[name].entry(name, group))
+
+    names = list(entrants)
+    try:
+        for number, act in enumerate([start, *[take_turn] * rounds, finish]):
+            say(f"{group}: {act.__name__}, {number} of {rounds}")
+            first = number if act is take_turn else 0
+            for name in [names[(first + place) % len(names)] for place in range(len(names))]:
+                try:
+                    act(name)
+                except (WorkerError, WrongOutput) as error:
+                    say(f"{group}: {name}: {error}")
+                    failed.append({"group": group, "name": name, "reason": str(error)})
+                    names.remove(name)
+                    if name in racing:
+                        racing[name].close()
+    finally:
+        for contender in racing.values():
+            contender.close()
+    return benchmarks, failed
 
 
-def ratio(one, other):
-    """How many times as long `one` takes as `other`: the median of the rounds' own ratios."""
-    pairs = zip(one["extra_info"]["rounds"], other["extra_info"]["rounds"])
-    return median(a / b for a, b in pairs)
+def own_cores(number: int, threads: int) -> list[int] | None:
+    """The cores of process `number`: some engines bind their threads to the first ones that they may use."""
+    here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return here[number * threads : (number + 1) * threads] or None
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

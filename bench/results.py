@@ -1,96 +1,108 @@
-"""Results files: pytest-benchmark's JSON, written and read.
-
-A file holds `machine_info`, `commit_info`, `datetime`, `benchmarks` and, beyond pytest-benchmark's own keys,
-`failed`: contenders that were not timed, and why. A benchmark's `group` is its experiment ("latency",
-"race, 1 thread", ...), its `extra_info` all that is not a time. Times are seconds.
-"""
+"""Results files: pytest-benchmark's JSON, written and read. bench/README.md has the table of what is in one."""
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest_benchmark
 from pytest_benchmark.stats import Stats
+from pytest_benchmark.utils import get_commit_info
 
-from bench import machine
+from bench.inputs import Inputs, source
+from bench.machine import machine_info
+from common.versions import ROOT
+
+RUNS = ROOT / "bench" / "results" / "runs"
+REFERENCE = ROOT / "bench" / "results" / "reference.json"  # what the tables of README and articles are made from
 
 
 class ResultsError(Exception):
     """A results file cannot be used. The message is one line."""
 
 
-def entry(name, group, seconds, **extra_info):
-    """One benchmark in pytest-benchmark's form. seconds: every round's."""
-    stats = Stats()
-    for duration in seconds:
-        stats.update(duration)
-    times = stats.as_dict() | {"data": list(seconds), "iterations": 1}
-    return {"group": group, "name": name, "fullname": f"{group}/{name}", "params": None, "param": None,
-            "extra_info": extra_info, "options": {}, "stats": times}
-
-
-def failure(name, group, reason):
-    """A contender that was not timed."""
-    return {"name": name, "group": group, "reason": reason}
-
-
-def document(benchmarks, failed, machine_info, **settings):
-    """A whole results file. settings: image_size, weights, what else the experiment was run with."""
+def extra_info(version: str, inputs: Inputs, pictures: Sequence[float], **facts: object) -> dict:
+    """All of an entry that is not pytest-benchmark's own. pictures: seconds of each timed picture."""
+    percentiles = dict(zip(("p50", "p95", "p99"), np.percentile(pictures, (50, 95, 99)).tolist()))
     return {
-        "machine_info": machine_info,
-        "commit_info": machine.commit_info(),
-        "benchmarks": benchmarks,
-        "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": pytest_benchmark.__version__,
-        "failed": failed,
-        "settings": settings,
+        "version": version,
+        "precision": "float32",
+        "accuracy": None,
+        "image_size": inputs.size,
+        "flops": inputs.flops,
+        "gflops": inputs.flops / percentiles["p50"] / 1e9,
+        **percentiles,
+        **facts,
     }
 
 
-def merge(documents):
-    """One document with every benchmark of `documents`; the rest is the first one's."""
-    first, *others = documents
-    merged = dict(first)
-    for other in others:
-        merged["benchmarks"] = merged["benchmarks"] + other["benchmarks"]
-        merged["failed"] = merged["failed"] + other["failed"]
-    return merged
+def entry(name: str, group: str, rounds: Iterable[float], extra: dict) -> dict:
+    """One benchmark in pytest-benchmark's form. rounds: seconds a picture, of every round."""
+    stats = Stats()
+    for seconds in rounds:
+        stats.update(seconds)
+    return {
+        "group": group,
+        "name": name,
+        "fullname": f"{group}/{name}",
+        "params": None,
+        "param": None,
+        "extra_info": extra | {"commit": get_commit_info()["id"][:10]},
+        "options": {},
+        "stats": stats.as_dict() | {"data": stats.data, "iterations": 1},
+    }
 
 
-def save(results, path):
-    """Write the file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, inputs: Inputs) -> dict:
+    """Put an experiment's entries in the file at `path`, in place of those of the same groups, and return all.
+
+    failed: {"group", "name", "reason"} of what was not timed. peak: of the machine; the best of all measurements is
+    kept. Raises ResultsError if the file is another machine's, or about other pictures.
+    """
+    new = {
+        "machine_info": machine_info(),
+        "settings": {"image_size": inputs.size, "weights": source(inputs.weights)},
+        "commit_info": get_commit_info(),
+        "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": pytest_benchmark.__version__,
+        "peak": peak,
+    }
+    old = load(path) if path.is_file() else {"benchmarks": [], "failed": [], "peak": peak} | new
+    for key in ("machine_info", "settings"):
+        if different := [name for name, value in new[key].items() if old[key].get(name) != value]:
+            raise ResultsError(f"{path} is of another {different[0]}; move it away, or name another file with --out")
+    new["peak"] = {name: max(value, old["peak"][name]) for name, value in peak.items()}
+    groups = {item["group"] for item in benchmarks + failed}
+    for key, items in (("benchmarks", benchmarks), ("failed", failed)):
+        new[key] = [item for item in old[key] if item["group"] not in groups] + items
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(rounded(results), indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.write_text(json.dumps(rounded(new), indent=1) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
+    return new
 
 
-def load(path):
+def load(path: Path) -> dict:
     """Read a results file. Raises ResultsError if there is none or it is something else."""
     try:
-        results = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"cannot read the results file {path}: {error}") from None
-    if not isinstance(results, dict) or not isinstance(results.get("benchmarks"), list):
-        raise ResultsError(f"{path} is no results file: it has no list of benchmarks")
-    return {"failed": [], "settings": {}, "machine_info": {}} | results
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results["benchmarks"], results["failed"], results["peak"], results["settings"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ResultsError(f"{path} is no results file of `python -m bench` ({error!r})") from None
+    return results
 
 
-def group(results, name):
+def group(results: dict, name: str) -> list[dict]:
     """The benchmarks of one experiment, in the order in which they were run."""
     return [benchmark for benchmark in results["benchmarks"] if benchmark["group"] == name]
 
 
-def plural(count, noun):
-    return f"{count} {noun}{'s' if count > 1 else ''}"
-
-
 def rounded(value):
-    """Floats cut to seven digits: the rest of a time is noise, and doubles the file."""
+    """Floats cut to five digits: the rest of a time is noise, and doubles the file."""
     if isinstance(value, float):
-        return float(f"{value:.7g}")
+        return float(f"{value:.5g}")
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+    return [rounded(item) for item in value] if isinstance(value, list) else value

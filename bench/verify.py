@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.inputs import WEIGHTS, source
 from common.versions import ROOT, VERSIONS
 
 RIGHT = {
@@ -18,35 +19,33 @@ RIGHT = {
 }
 
 
-def main(names, weights=ROOT / "weights" / "resnet50"):
+def main(names: list[str], weights: Path = WEIGHTS) -> int:
     """Print one line for each version and picture; return 0 if all are right, or if there is nothing to check."""
     import skimage.data
 
-    source = json.loads((weights / "manifest.json").read_text(encoding="utf-8"))["source"]
-    if not source.startswith(("torchvision", "demo")):
-        print(f"nothing to check: these weights ({source}) do not know ImageNet; `make weights` fetches ones that do")
+    if not source(weights).startswith(("torchvision", "demo")):
+        print(f"nothing to check: {weights.name} does not know ImageNet; `make weights` fetches weights that do")
         return 0
     pictures = [Path(skimage.data.__file__).parent / name for name in RIGHT]
     wrong = 0
     for version in VERSIONS:
-        if not names or any(version.startswith(name) for name in names):
+        if not names or version.startswith(tuple(names)):
             wrong += check(version, pictures, weights)
     print(f"{wrong} wrong" if wrong else "all right")
     return 1 if wrong else 0
 
 
-def check(version, pictures, weights):
+def check(version: str, pictures: list[Path], weights: Path) -> int:
     """Classify the pictures with one version; return how many have no right class among their top five."""
     command = [sys.executable, ROOT / version / "infer.py", *pictures, "--json", "--weights", weights]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    seen = {Path(record["picture"]).name: record for record in map(json.loads, result.stdout.splitlines())}
-    wrong = 0
-    for name, right in RIGHT.items():
-        labels = [prediction["label"] for prediction in seen.get(name, {}).get("predictions", [])]
-        ok = bool(right & set(labels[:5]))
-        wrong += not ok
-        print(f"{version:14} {name:12} {'right' if ok else 'WRONG':6} {', '.join(labels) or 'no answer'}", flush=True)
-    return wrong
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    labels = {name: [] for name in RIGHT}
+    for record in map(json.loads, lines):
+        labels[Path(record["picture"]).name] = [found["label"] for found in record.get("predictions", [])]
+    for name, found in labels.items():
+        ok = "right" if RIGHT[name] & set(found) else "WRONG"
+        print(f"{version:14} {name:12} {ok} {', '.join(found) or 'no answer'}", flush=True)
+    return sum(not RIGHT[name] & set(found) for name, found in labels.items())
 
 
 if __name__ == "__main__":

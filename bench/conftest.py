@@ -1,0 +1,56 @@
+"""`pytest bench`: its options, and what it says besides pytest-benchmark's table."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import image_size, named, thread_count
+from bench.inputs import InputError, Inputs, make_inputs
+from bench.machine import machine_info
+from bench.tables import Table, digits
+from common.machine import available_cores
+from common.versions import VERSIONS
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("ResNet-50")
+    group.addoption("--only", type=versions, default=" ".join(VERSIONS), help='versions, such as "v5 v6"')
+    group.addoption("--size", type=image_size, default=224, help="of the picture in pixels (default: 224)")
+    group.addoption("--threads", type=thread_count, default=available_cores(), help="default: all cores")
+    group.addoption("--weights", type=Path, help="default: the exported ones, else synthetic")
+
+
+def versions(text: str) -> list[str]:
+    """The fastest first: version 1 takes minutes."""
+    return sorted((named(VERSIONS, name) for name in text.replace(",", " ").split()), reverse=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "version" in metafunc.fixturenames:
+        metafunc.parametrize("version", metafunc.config.option.only)
+
+
+@pytest.fixture(scope="session")
+def inputs(pytestconfig: pytest.Config) -> Inputs:
+    try:
+        return make_inputs(pytestconfig.option.size, pytestconfig.option.weights)
+    except InputError as error:
+        pytest.exit(f"error: {error}", returncode=1)
+
+
+def pytest_benchmark_generate_machine_info() -> dict:
+    return machine_info()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What pytest-benchmark's table has no columns for."""
+    rows = []
+    for report in terminalreporter.getreports("passed"):
+        for extra in (facts for name, facts in report.user_properties if name == "extra_info"):
+            cells = [digits(extra[name], 1e-3) for name in ("p50", "p95", "p99")]
+            cells += [digits(extra["gflops"]), f"{extra['max_abs_error']:.0e}", digits(extra.get("arrays"))]
+            cells += [digits(extra["peak_memory"], 2**20), digits(extra["startup_seconds"])]
+            rows.append([extra["version"], str(extra["threads"]), *cells])
+    if rows:
+        headings = ["threads", "p50 ms", "p95", "p99", "GFLOP/s", "error", "arrays", "memory MiB", "start-up s"]
+        terminalreporter.write_line(Table(["version", *headings], rows).text("simple"))

@@ -1,0 +1,304 @@
+"""Results as tables: on the terminal, and between markers in Markdown files.
+
+`<!-- bench:NAME -->` and `<!-- /bench:NAME -->` enclose what `python -m bench table` writes; NAME is one of SECTIONS.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from bench.experiments import plural, race_group
+from bench.profile import OPERATORS, PRODUCTS
+from bench.results import ResultsError, group
+from common.architecture import Layer, layers
+from common.versions import VERSIONS
+
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+MISSING = "–"
+
+
+class Table(NamedTuple):
+    """Rows of texts under headings, and sentences below them."""
+
+    headings: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+
+    def text(self, style: str) -> str:
+        """style: one of tabulate's, "pipe" for Markdown."""
+        alignment = ("left", *["right"] * (len(self.headings) - 1))
+        table = tabulate(self.rows, self.headings, tablefmt=style, disable_numparse=True, colalign=alignment)
+        return "\n\n".join([table] * bool(self.rows) + list(self.notes))
+
+
+def digits(value: float | None, unit: float = 1) -> str:
+    """Three of them: more is not known of a time."""
+    if not value:
+        return MISSING if value is None else "0"
+    rounded = float(f"{value / unit:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:#.3g}"
+
+
+def milliseconds(stats: dict) -> str:
+    """The median and half the distance between the quartiles."""
+    spread = float(f"{stats['iqr'] / 2e-3:.1g}")
+    return digits(stats["median"], 1e-3) + (f" ± {spread:g}" if stats["rounds"] > 1 else " (one run)")
+
+
+def factor(value: float | None) -> str:
+    return MISSING if value is None else f"{digits(value)}×"
+
+
+def ratio(one: dict, other: dict) -> float:
+    """How many times as long `one` takes as `other`: the median of the rounds' own ratios."""
+    if 1 in (one["stats"]["rounds"], other["stats"]["rounds"]):  # version 1, which does not take turns
+        return one["stats"]["median"] / other["stats"]["median"]
+    return median(a / b for a, b in zip(one["stats"]["data"], other["stats"]["data"]))
+
+
+def ceiling(results: dict, what: str, threads: int) -> float:
+    """What so many cores can do at most. what: "flops" or "bandwidth"."""
+    peak = results["peak"]
+    return min(threads * peak[f"{what}_1"], peak[what]) if threads > 1 else peak[f"{what}_1"]
+
+
+def race_counts(results: dict) -> list[int]:
+    """The numbers of threads that there are races of."""
+    groups = {benchmark["group"] for benchmark in results["benchmarks"]}
+    return sorted(int(name.split()[1]) for name in groups if name.startswith("race, "))
+
+
+def steps(results: dict) -> dict[str, dict]:
+    """{version: what its row needs}, from the race on all cores; versions that failed are left out."""
+    raced = {b["name"]: b for count in race_counts(results)[-1:] for b in group(results, race_group(count))}
+    alone = [b for b in group(results, "throughput") if b["extra_info"]["threads"] == 1]
+    rates = {b["extra_info"]["version"]: 1 / b["stats"]["median"] for b in alone}
+    rows = {}
+    for before, name in zip((None, *VERSIONS), VERSIONS):
+        if found := raced.get(name):
+            extra, stats = found["extra_info"], found["stats"]
+            rows[name] = extra | {
+                "stats": stats,
+                "of_peak": extra["gflops"] * 1e9 / ceiling(results, "flops", extra["threads"]),
+                "images": rates.get(name),
+                "previous": ratio(raced[before], found) if before in raced else None,
+                "first": ratio(raced[VERSIONS[0]], found) if VERSIONS[0] in raced else None,
+            }
+    return rows
+
+
+STEP_CELLS: dict[str, Callable[[dict], str]] = {
+    "one picture, ms": lambda row: milliseconds(row["stats"]),
+    "× previous": lambda row: factor(row["previous"]),
+    "× v1": lambda row: factor(row["first"]),
+    "effective GFLOP/s": lambda row: digits(row["gflops"]),
+    "of peak": lambda row: f"{digits(row['of_peak'], 0.01)} %",
+    "images/s": lambda row: digits(row["images"]),
+    "arrays": lambda row: digits(row.get("arrays")),
+    "allocated, MiB": lambda row: digits(row.get("array_bytes"), 2**20),
+    "page faults": lambda row: digits(row.get("faults")),
+    "memory, MiB": lambda row: digits(row["peak_memory"], 2**20),
+    "start-up, s": lambda row: digits(row["startup_seconds"]),
+    "error of a logit": lambda row: f"{row['max_abs_error']:.0e}",
+}
+
+
+def all_steps(results: dict) -> Table:
+    """All versions, and the published figures of the project that inspired them."""
+    cells = {heading: cell for heading, cell in STEP_CELLS.items() if heading not in ("allocated, MiB", "page faults")}
+    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in steps(results).items()]
+    published = ", ".join(f"{step['ms']:,}" for step in PUBLISHED["steps"].values())
+    notes = [
+        "Medians ± half the distance between the quartiles, versions taking turns; `v1_loops` ran once. Effective: of "
+        "the direct convolution's operations; Winograd's needs fewer. Images/s: a process a core, one thread each.",
+        f"{PUBLISHED['label']}: {published} ms for its six steps; {PUBLISHED['note']}.",
+    ]
+    return Table(["step", *cells], rows, failures(results, "race") + notes)
+
+
+def step(results: dict, version: str) -> Table:
+    """One version beside the one before it, a column each."""
+    place, rows = VERSIONS.index(version), steps(results)
+    shown = [name for name in VERSIONS[max(0, place - 1) : place + 1] if name in rows]
+    table = [[heading, *(cell(rows[name]) for name in shown)] for heading, cell in STEP_CELLS.items()]
+    return Table(["", *(f"`{name}`" for name in shown)], table, failures(results, "race") + environment(results).notes)
+
+
+def failures(results: dict, of: str) -> list[str]:
+    """Why contenders were not timed."""
+    found = [item for item in results["failed"] if item["group"].startswith(of)]
+    return [f"Not timed: `{item['name']}` ({item['group']}): {item['reason']}." for item in found]
+
+
+def race(results: dict) -> Table:
+    """Every race: the times, over the fastest's round by round; how the last versions compare with the engines."""
+    rows, notes = {}, failures(results, "race")
+    for count in race_counts(results):
+        timed = {b["name"]: b for b in group(results, race_group(count)) if b["extra_info"]["threads"] == count}
+        order = sorted(timed.values(), key=lambda b: b["stats"]["median"])
+        for name, benchmark in timed.items():
+            cells = [milliseconds(benchmark["stats"]), f"{ratio(benchmark, order[0]):.3g}"]
+            rows.setdefault(name, {})[count] = cells
+        ours = [name for name in (VERSIONS[4 if count == 1 else 5], VERSIONS[6]) if name in timed]
+        for engine in [b for b in order if ours and b["name"] not in VERSIONS][:1]:
+            claims = [f"`{name}` is **{ratio(engine, timed[name]):.2f} times**" for name in ours]
+            notes.append(
+                f"On {plural(count, 'thread')} {', '.join(claims)} as fast as the fastest engine, {engine['name']}."
+            )
+    counts = race_counts(results)
+    table = [[f"`{n}`", *(cell for c in counts for cell in own.get(c, [MISSING] * 2))] for n, own in rows.items()]
+    return Table(["", *(h for c in counts for h in (f"{plural(c, 'thread')}, ms", "÷ fastest"))], table, notes)
+
+
+def environment(results: dict) -> Table:
+    info, peak = results["machine_info"], results["peak"]
+    commits = ", ".join(dict.fromkeys(b["extra_info"]["commit"] for b in results["benchmarks"]))
+    sentence = (
+        f"Measured on {info['processor']}, {info['cores']} of {info['cores_in_machine']} cores; peak GFLOP/s measured: "
+        f"one core {digits(peak['flops_1'], 1e9)}, all {digits(peak['flops'], 1e9)}; {info['python']}, NumPy "
+        f"{info['numpy']} with {info['blas']}; {info['compiler']}; {info['os']}; commit {commits}, "
+        f"{results['datetime'][:10]}."
+    )
+    return Table(notes=[sentence])
+
+
+def operators(results: dict) -> Table:
+    """Where the time of the versions that call NumPy's operators goes."""
+    profiled = {b["name"]: b["extra_info"]["parts"].values() for b in group(results, "profile")}
+    profiled = {name: parts for name, parts in profiled.items() if name in VERSIONS[:4]}
+    rows = []
+    for operator in OPERATORS:
+        sums = [sum(part.get(operator, 0.0) for part in parts) for parts in profiled.values()]
+        rows.append([f"`{operator}`", *(digits(seconds or None, 1e-3) for seconds in sums)])
+    return Table(["operator, ms", *(f"`{name}`" for name in profiled)], rows)
+
+
+def ceilings(results: dict) -> Table:
+    """What the machine can do at most: the two roofs and the intensity at which they meet."""
+    rows = []
+    for count in sorted({1, results["machine_info"]["cores"]}):
+        flops, bandwidth = (ceiling(results, what, count) for what in ("flops", "bandwidth"))
+        rows.append([plural(count, "core"), digits(flops, 1e9), digits(bandwidth, 1e9), digits(flops / bandwidth)])
+    sizes = ", ".join(f"{name} {size}" for name, size in results["machine_info"]["caches"].items()) or "unknown"
+    headings = ["", "arithmetic, GFLOP/s", "reading memory, GB/s", "the roofs meet at, FLOP a byte"]
+    return Table(headings, rows, [f"Caches: {sizes}.", *environment(results).notes])
+
+
+def threads(results: dict) -> Table:
+    """More and more threads: the speed-up, and the serial share that it means (Amdahl 1967)."""
+    rows, alone = [], {}
+    for b in group(results, "scaling, threads"):
+        version, count = b["extra_info"]["version"], b["extra_info"]["threads"]
+        speedup = ratio(alone.setdefault(version, b), b)
+        share = MISSING if count == 1 else f"{100 * serial_share(speedup, count):.1f} %"
+        rows.append([f"`{version}`", str(count), milliseconds(b["stats"]), factor(speedup), share])
+    return Table(["", "threads", "one picture, ms", "speed-up", "serial share"], rows)
+
+
+def serial_share(speedup: float, threads: int) -> float:
+    """Solve Amdahl's law, 1 / speedup = s + (1 - s) / threads, for s; below 0 where caches help more than that."""
+    return (threads / speedup - 1) / (threads - 1)
+
+
+def winograd(results: dict) -> Table:
+    """The 3x3 convolutions with stride 1 in versions 6 and 7."""
+    profiles = {b["name"]: b["extra_info"]["parts"] for b in group(results, "profile")}
+    if not set(VERSIONS[5:7]) <= profiles.keys():
+        return Table(notes=["Not measured: a profile of versions 6 and 7."])
+    found = [layer for layer in layers(results["settings"]["image_size"]) if (layer.kernel, layer.stride) == (3, 1)]
+    rows = []
+    for shape in dict.fromkeys(layer.in_shape for layer in found):
+        names = [layer.name for layer in found if layer.in_shape == shape]
+        before, after = ([profiles[version][name] for name in names] for version in VERSIONS[5:7])
+        old, new = (sum(sum(part.values()) for part in parts) / len(names) for parts in (before, after))
+        transform = sum(part.get("transform", 0.0) for part in after) / len(names)
+        cells = [digits(old, 1e-3), digits(new, 1e-3), digits(transform or None, 1e-3), f"{new / old:.2f}"]
+        rows.append([f"{len(names)} of {'×'.join(map(str, shape))}", *cells])
+    return Table(["layers", "v6, ms", "v7, ms", "of it the input's transform, ms", "ratio"], rows)
+
+
+def floor(layer: Layer, results: dict, threads: int) -> tuple[float, str]:
+    """The least seconds that a direct convolution can take, and what sets it."""
+    arithmetic = layer.flops / ceiling(results, "flops", threads)
+    memory = layer.bytes / ceiling(results, "bandwidth", threads)
+    return max((arithmetic, "arithmetic"), (memory, "memory"))
+
+
+def profile(results: dict, version: str) -> Table:
+    """Every layer's time, effective rate, share of the picture's time, and distance from its floor."""
+    (benchmark,) = (b for b in group(results, "profile") if b["name"] == version)
+    extra, total, rows = benchmark["extra_info"], benchmark["stats"]["median"], []
+    described = {layer.name: layer for layer in layers(results["settings"]["image_size"])}
+    for name, part in (extra["parts"] | {"between layers": {}}).items():
+        seconds = sum(part.values()) or total - sum(sum(part.values()) for part in extra["parts"].values())
+        row = [name, "", digits(seconds, 1e-3), f"{seconds / total:.1%}"]
+        if layer := described.get(name):
+            row[1] = "×".join(map(str, layer.in_shape)) + f", {layer.kernel}×{layer.kernel} / {layer.stride}"
+            least, limit = floor(layer, results, extra["threads"])
+            rest = sum(seconds for operator, seconds in part.items() if operator not in PRODUCTS)
+            row += [digits(layer.flops / seconds, 1e9), f"{seconds / least:.2f}", limit, digits(rest or None, 1e-3)]
+        rows.append(row)
+    headings = ["layer", "input, kernel", "ms", "share", "eff. GFLOP/s", "× floor", "floor set by", "rest, ms"]
+    return Table(
+        headings, rows, [f"{version}, {plural(extra['threads'], 'thread')}: {milliseconds(benchmark['stats'])} ms"]
+    )
+
+
+def throughput(results: dict) -> Table:
+    """Pictures a second of every way to share the cores, and how long each picture takes in it."""
+    rows = []
+    for b in group(results, "throughput"):
+        extra = b["extra_info"]
+        times = [digits(extra[key], 1e-3) for key in ("p50", "p95", "p99")]
+        rows.append([b["name"], digits(1 / b["stats"]["median"]), *times, digits(extra["peak_memory"], 2**20)])
+    headings = ["processes × threads", "images/s", "a picture: p50, ms", "p95", "p99", "memory, MiB"]
+    return Table(headings, rows, failures(results, "throughput"))
+
+
+def sizes(results: dict) -> Table:
+    """A row a contender, a column a picture size."""
+    points: dict[str, dict[int, str]] = {}
+    for b in group(results, "scaling, image size"):
+        points.setdefault(b["extra_info"]["version"], {})[b["extra_info"]["image_size"]] = milliseconds(b["stats"])
+    columns = sorted({size for own in points.values() for size in own})
+    rows = [[version, *(own.get(size, MISSING) for size in columns)] for version, own in points.items()]
+    return Table(["ms at size", *map(str, columns)], rows, failures(results, "scaling"))
+
+
+SECTIONS: dict[str, Callable[[dict], Table]] = {
+    "table": all_steps,
+    "race": race,
+    "machine": environment,
+    "operators": operators,
+    "ceilings": ceilings,
+    "threads": threads,
+    "winograd": winograd,
+    "throughput": throughput,
+} | {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
+
+
+def marked(root: Path) -> list[Path]:
+    """The README and the articles below `root` that have sections to fill."""
+    pages = [*root.glob("*.md"), *sorted(root.glob("docs/*.md")), *sorted(root.glob("v*/README.md"))]
+    return [page for page in pages if "<!-- bench:" in page.read_text(encoding="utf-8")]
+
+
+def rewrite(path: Path, results: dict) -> None:
+    """Fill the marked sections of the file at `path`. Raises ResultsError if a marker is missing or unknown."""
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"<!-- bench:(\w+) -->", text):
+        section = re.compile(f"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
+        if name not in SECTIONS or len(section.findall(text)) != 1:
+            raise ResultsError(f"{path}: the section bench:{name} is unknown, not closed or there twice")
+        written = SECTIONS[name](results).text("pipe")
+        text = section.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
+    unfinished = Path(f"{path}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,54 @@
+"""The latency of each version: a round is one round trip to the version's process, for one picture.
+
+`pytest bench --benchmark-json=FILE` stores it, `--benchmark-compare` and `pytest-benchmark compare` compare it.
+"""
+
+import pytest
+
+from bench.check import WrongOutput, check_logits
+from bench.inputs import Inputs
+from bench.results import extra_info
+from bench.worker import Worker, WorkerError
+from common.versions import VERSIONS
+
+WARMUP = 3  # pictures; caches, page tables and clock speed have settled by then
+
+
+@pytest.mark.benchmark(group="latency")
+def test_latency(version, inputs, benchmark, request):
+    """A wrong output fails, before or after, and has no time."""
+    try:
+        with Worker(version, inputs, request.config.option.threads, cache=False) as worker:
+            benchmark.extra_info |= time_pictures(worker, inputs, benchmark)
+            request.node.user_properties.append(("extra_info", benchmark.extra_info))
+    except (WorkerError, WrongOutput) as error:
+        benchmark.has_error = True
+        if benchmark.stats:
+            benchmark.stats.stats.data.clear()
+        pytest.fail(f"{version}: {error}", pytrace=False)
+
+
+def time_pictures(worker: Worker, inputs: Inputs, benchmark) -> dict:
+    """Return what is stored besides the times."""
+    errors = []
+
+    def check() -> None:
+        errors.append(check_logits(worker.ask("output"), inputs.logits))
+
+    once = worker.name == VERSIONS[0]  # minutes a picture: the one that is timed is the one that is checked
+    if once:
+        benchmark.pedantic(worker.ask, args=["forward"], rounds=1)
+    else:
+        for _ in range(WARMUP):
+            worker.ask("forward")
+        check()
+        benchmark(worker.ask, "forward")
+    check()
+    facts = worker.facts | worker.ask("resources", not once)
+    return extra_info(worker.name, inputs, benchmark.stats.stats.data, max_abs_error=max(errors), **facts)
+
+
+@pytest.mark.benchmark(group="an empty round trip: contained in every time above")
+def test_empty_round_trip(inputs, benchmark):
+    with Worker(VERSIONS[1], inputs) as worker:
+        benchmark(worker.ask, "nothing")
