@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cpuinfo
 import numpy as np
+from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
-from common.versions import ROOT, load_version
+from common.versions import ROOT, VERSIONS, load_version
 
 RESULTS, ARTICLE = ROOT / "docs" / "ablation.json", ROOT / "v4_no_alloc" / "README.md"
 MARKED = re.compile("(?<=<!-- ablation -->\n).*?(?=<!-- /ablation -->)", re.S)
@@ -70,8 +71,8 @@ def variant(name, weights):
 
 def measured(models, rounds):
     """Return {name: [(page faults, milliseconds of CPU time), ...]}. All take turns, and must agree with the first."""
-    rng = np.random.default_rng(0)
-    image, found = rng.standard_normal((224, 224, 3), dtype=np.float32), {name: [] for name in models}
+    rng, found = np.random.default_rng(0), {name: [] for name in models}
+    image = rng.standard_normal((224, 224, 3), dtype=np.float32)
     right = next(iter(models.values())).forward(image)
     for _ in range(3 + rounds):
         for name in rng.permutation(list(models)):
@@ -84,25 +85,24 @@ def measured(models, rounds):
 
 
 def table(results):
-    lines = ["", "| version 3, with | one picture, ms | saved, ms | middle half of the rounds |", "|---|--:|--:|--:|"]
-    lines += ["| {} | {:.1f} | {:.1f} | {:.1f} to {:.1f} |".format(*row) for row in results["changes"]]
-    lines += ["", "| | page faults | ms | page faults, nothing kept | ms, nothing kept |", "|---|--:|--:|--:|--:|"]
-    lines += ["| `{}` | {:,.0f} | {:.1f} | {:,.0f} | {:.1f} |".format(*row) for row in results["allocators"]]
-    return "\n".join([*lines, "", f"Measured on {results['processor']}, one thread.", "", ""])
+    changes = tabulate(results["changes"], ["version 3, with", "ms", "saved, ms", "from", "to"], "pipe", floatfmt=".1f")
+    headings = ["", "page faults", "ms", "page faults, nothing kept", "ms, nothing kept"]
+    allocators = tabulate(results["allocators"], headings, "pipe", floatfmt=".1f", intfmt=",")
+    return "\n".join(["", changes, "", allocators, "", f"Measured on {results['processor']}, one thread.", "", ""])
 
 
 def main(weights, version=None):
     if version:
         return print(json.dumps(measured({"": load_version(version).resnet50.ResNet50(weights)}, rounds=15)[""]))
     turns = measured({name: variant(name, weights) for name in VARIANTS}, rounds=41)
-    times = {name: np.array(pairs)[:, 1] for name, pairs in turns.items()}
-    saved = {name: np.percentile(times[VARIANTS[0]] - own, (50, 25, 75)) for name, own in times.items()}
-    results = {"processor": cpuinfo.get_cpu_info()["brand_raw"], "allocators": []}
-    results["changes"] = [[name, np.median(times[name]), *saved[name]] for name in VARIANTS]
-    for version in ("v2_vectorized", "v3_preload", "v4_no_alloc"):
+    ms = {name: np.array(pairs)[:, 1] for name, pairs in turns.items()}
+    changes = [[name, np.median(t), *np.percentile(ms[VARIANTS[0]] - t, (50, 25, 75))] for name, t in ms.items()]
+    results = {"processor": cpuinfo.get_cpu_info()["brand_raw"], "changes": changes, "allocators": []}
+    for version in VERSIONS[1:4]:
         command = [sys.executable, __file__, weights, version]
         outputs = [subprocess.check_output(command, env=os.environ | more) for more in ({}, KEEPS_NOTHING)]
-        results["allocators"].append([version, *np.median([json.loads(text) for text in outputs], axis=1).ravel()])
+        medians = np.median([json.loads(text) for text in outputs], axis=1)
+        results["allocators"].append([f"`{version}`", *(f(x) for row in medians for f, x in zip((int, float), row))])
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     ARTICLE.write_text(MARKED.sub(table(results), ARTICLE.read_text("utf-8")), encoding="utf-8")
     print(table(results))
