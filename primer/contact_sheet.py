@@ -24,7 +24,7 @@ LESSONS = [
 ]
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("primer_out"), metavar="DIR", help="default: %(default)s")
     out = parser.parse_args().out

@@ -7,16 +7,19 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import skimage.data
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 
-def parser(description, sample):
+def parser(description: str, sample: str) -> argparse.ArgumentParser:
     """The arguments that lessons 0 to 5 take."""
     result = argparse.ArgumentParser(description=description.splitlines()[0])
     result.add_argument(
@@ -33,7 +36,7 @@ def parser(description, sample):
     return result
 
 
-def run(main):
+def run(main: Callable[[], None]) -> None:
     """Call `main()`; what the user can mend ends the program with one line."""
     try:
         main()
@@ -43,12 +46,12 @@ def run(main):
         sys.exit(130)
 
 
-def read(arguments, mode="RGB"):
+def read(arguments: argparse.Namespace, mode: str = "RGB") -> NDArray[np.uint8]:
     """The picture that the arguments name, or the lesson's sample; as `read_picture`."""
     return read_picture(arguments.picture, mode) if arguments.picture else getattr(skimage.data, arguments.sample)()
 
 
-def read_picture(path, mode):
+def read_picture(path: str | Path, mode: str) -> NDArray[np.uint8]:
     """A picture file as uint8: (height, width, 3) for mode "RGB", (height, width) for mode "L", gray.
 
     Turned upright as its EXIF data says; transparency is laid over white; 16 bits are cut to the upper 8.
@@ -67,7 +70,7 @@ def read_picture(path, mode):
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def write(arguments, result, stages, columns=3):
+def write(arguments: argparse.Namespace, result: NDArray, stages: Callable[[], list[tuple]], columns: int = 3) -> None:
     """Write `result`, uint8, to --out and, if asked for, the figure of `stages()` beside it. Never over the input."""
     name = f"{Path(arguments.picture or arguments.sample).stem}_{Path(sys.argv[0]).stem}.png"
     out = arguments.out or Path(name)
@@ -82,7 +85,7 @@ def write(arguments, result, stages, columns=3):
         print(f"wrote {figure}")
 
 
-def draw(stages, columns, inches=10.8):
+def draw(stages: list[tuple], columns: int, inches: float = 10.8) -> Figure:
     """A figure of the stages, side by side.
 
     stages: a list of (title, panel). A panel is a picture, (h, w) or (h, w, 3), or a function that draws on
@@ -106,7 +109,7 @@ def draw(stages, columns, inches=10.8):
     return figure
 
 
-def race(label, ours, opencvs, distance=lambda a, b: np.abs(a - b)):
+def race(label: str, ours: Callable, opencvs: Callable, distance: Callable = lambda a, b: np.abs(a - b)) -> Any:
     """Time `ours()` and `opencvs()`, print both and how far apart their results are; return our result."""
     result, milliseconds = median_ms(ours)
     expected, reference = median_ms(opencvs)
@@ -120,7 +123,7 @@ def race(label, ours, opencvs, distance=lambda a, b: np.abs(a - b)):
     return result
 
 
-def median_ms(function, rounds=9, seconds=1.5):
+def median_ms(function: Callable, rounds: int = 9, seconds: float = 1.5) -> tuple:
     """Call `function` up to `rounds` times, for about `seconds`; return its result and the median time in ms."""
     times = []
     while len(times) < rounds and sum(times) < seconds:

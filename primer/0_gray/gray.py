@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
 import lesson
@@ -20,7 +21,7 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114
 FRACTION_BITS = 15
 
 
-def to_gray(picture):
+def to_gray(picture: NDArray) -> NDArray:
     """Gray of a colour picture.
 
     picture: (height, width, 3), channels red, green, blue; uint8, uint16, float32 or float64.
@@ -35,13 +36,13 @@ def to_gray(picture):
     raise ValueError(f"expected uint8, uint16, float32 or float64, got {picture.dtype}")
 
 
-def gray_float(picture):
+def gray_float(picture: NDArray) -> NDArray:
     """The formula as it stands; the weights add up to 1, so white stays white."""
     r, g, b = picture[..., 0], picture[..., 1], picture[..., 2]
     return RED * r + GREEN * g + BLUE * b
 
 
-def gray_integer(picture):
+def gray_integer(picture: NDArray) -> NDArray:
     """The same in whole numbers: weights in units of 1 / 2^15, the sum rounded to the nearest level.
 
     These are OpenCV's whole numbers, so the result equals its result in every pixel.
@@ -53,7 +54,7 @@ def gray_integer(picture):
     return ((red * r + green * g + blue * b + one // 2) >> FRACTION_BITS).astype(picture.dtype)
 
 
-def stages(picture, gray):
+def stages(picture: NDArray, gray: NDArray) -> list[tuple]:
     """What `--stages` shows."""
     mean = picture.mean(axis=2).astype(np.uint8)
     return [
@@ -66,7 +67,7 @@ def stages(picture, gray):
     ]
 
 
-def main():
+def main() -> None:
     arguments = lesson.parser(__doc__, sample="coffee").parse_args()
     picture = lesson.read(arguments)
     gray = lesson.race("to gray", lambda: to_gray(picture), lambda: cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
 import lesson
@@ -18,12 +19,12 @@ import lesson
 EPSILON = np.finfo(np.float32).eps  # OpenCV's: keeps black and gray pixels from dividing by zero
 
 
-def swap_red_blue(picture):
+def swap_red_blue(picture: NDArray) -> NDArray:
     """RGB to BGR, and by the same step BGR to RGB. No number changes, only the order."""
     return picture[..., ::-1]
 
 
-def rgb_to_yuv(picture):
+def rgb_to_yuv(picture: NDArray) -> NDArray:
     """Brightness Y, and two colour differences: U towards blue, V towards red (ITU-R BT.601).
 
     picture: (height, width, 3) uint8, uint16, float32 or float64; the result has the same shape and dtype.
@@ -37,14 +38,14 @@ def rgb_to_yuv(picture):
     return _pack(picture.dtype, y, u + half, v + half)
 
 
-def yuv_to_rgb(picture):
+def yuv_to_rgb(picture: NDArray) -> NDArray:
     """The way back; the coefficients are rounded to three digits, as in OpenCV."""
     y, u, v = _planes(picture)
     u, v = u - _half(picture.dtype), v - _half(picture.dtype)
     return _pack(picture.dtype, y + 1.140 * v, y - 0.395 * u - 0.581 * v, y + 2.032 * u)
 
 
-def rgb_to_hsv(picture):
+def rgb_to_hsv(picture: NDArray) -> NDArray:
     """Hue, saturation, value (Smith 1978).
 
     picture: (height, width, 3), uint8, or float32 or float64 with values from 0 to 1.
@@ -63,7 +64,7 @@ def rgb_to_hsv(picture):
     return _pack(picture.dtype, hue, saturation, value)
 
 
-def hsv_to_rgb(picture):
+def hsv_to_rgb(picture: NDArray) -> NDArray:
     """The way back, for the same dtypes and units. Any hue is taken modulo a full turn."""
     top = _top(picture.dtype)
     hue, saturation, value = _planes(picture)
@@ -77,7 +78,7 @@ def hsv_to_rgb(picture):
     return _pack(picture.dtype, plane(5), plane(3), plane(1))
 
 
-def turn_hue(picture, degrees):
+def turn_hue(picture: NDArray, degrees: float) -> NDArray:
     """Every colour moved round the colour circle by `degrees`; gray, brightness and saturation stay.
 
     picture: (height, width, 3) uint8. In floating point in between, so that nothing is rounded twice.
@@ -117,14 +118,14 @@ def _pack(dtype, *planes):
     return picture.astype(dtype)
 
 
-def hue_distance(a, b):
+def hue_distance(a: NDArray, b: NDArray) -> NDArray:
     """The distance of two uint8 HSV pictures: hue 179 and hue 0 are neighbours on the circle."""
     distance = np.abs(a - b)
     distance[..., 0] = np.minimum(distance[..., 0], 180 - distance[..., 0])
     return distance
 
 
-def stages(picture, turned):
+def stages(picture: NDArray, turned: NDArray) -> list[tuple]:
     """What `--stages` shows: RGB, YUV and HSV in one row each."""
     yuv, hsv = rgb_to_yuv(picture), rgb_to_hsv(picture)
     pure = hsv.copy()
@@ -141,7 +142,7 @@ def stages(picture, turned):
     ]
 
 
-def main():
+def main() -> None:
     parser = lesson.parser(__doc__, sample="astronaut")
     parser.add_argument("--turn", type=float, default=120, metavar="DEGREES", help="default: %(default)s")
     arguments = parser.parse_args()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
 import lesson
@@ -25,7 +26,9 @@ BORDERS = {
 }
 
 
-def blur_direct(image, size, border="reflect_101", anchor=None):
+def blur_direct(
+    image: NDArray, size: tuple[int, int], border: str = "reflect_101", anchor: tuple[int, int] | None = None
+) -> NDArray:
     """The definition: add up the window, a shifted picture for each of its pixels.
 
     image: (height, width) or (height, width, channels); any whole-number dtype, float32 or float64.
@@ -41,7 +44,9 @@ def blur_direct(image, size, border="reflect_101", anchor=None):
     return mean(total, size, image.dtype)
 
 
-def blur_separable(image, size, border="reflect_101", anchor=None):
+def blur_separable(
+    image: NDArray, size: tuple[int, int], border: str = "reflect_101", anchor: tuple[int, int] | None = None
+) -> NDArray:
     """The same in two passes: the sums along each row, then the sums of those along each column."""
     height, width = image.shape[:2]
     padded = pad(image, size, border, anchor)
@@ -50,7 +55,9 @@ def blur_separable(image, size, border="reflect_101", anchor=None):
     return mean(total, size, image.dtype)
 
 
-def blur_integral(image, size, border="reflect_101", anchor=None):
+def blur_integral(
+    image: NDArray, size: tuple[int, int], border: str = "reflect_101", anchor: tuple[int, int] | None = None
+) -> NDArray:
     """The same from the table of running sums (Crow 1984): any window is four of its entries."""
     table = integral_image(pad(image, size, border, anchor))
     y, x = size
@@ -58,14 +65,14 @@ def blur_integral(image, size, border="reflect_101", anchor=None):
     return mean(total, size, image.dtype)
 
 
-def integral_image(image):
+def integral_image(image: NDArray) -> NDArray:
     """table[y, x] = the sum of all pixels above row y and left of column x; one row and column larger than `image`."""
     table = np.zeros((image.shape[0] + 1, image.shape[1] + 1, *image.shape[2:]), image.dtype)
     table[1:, 1:] = image.cumsum(axis=0).cumsum(axis=1)
     return table
 
 
-def pad(image, size, border, anchor=None):
+def pad(image: NDArray, size: tuple[int, int], border: str, anchor: tuple[int, int] | None = None) -> NDArray:
     """`image` with what the windows need beyond its edge, widened so that sums fit: int64 or float64."""
     if border not in BORDERS:
         raise ValueError(f"expected one of the borders {', '.join(BORDERS)}, got {border}")
@@ -79,7 +86,7 @@ def pad(image, size, border, anchor=None):
     return np.pad(wide, margins, mode=BORDERS[border])
 
 
-def mean(total, size, dtype):
+def mean(total: NDArray, size: tuple[int, int], dtype: np.dtype) -> NDArray:
     """The window's sum over its area, in the picture's dtype."""
     quotient = total / (size[0] * size[1])
     return (quotient if dtype.kind == "f" else np.rint(quotient)).astype(dtype)
@@ -88,7 +95,7 @@ def mean(total, size, dtype):
 METHODS = {"direct": blur_direct, "separable": blur_separable, "integral": blur_integral}
 
 
-def stages(picture, result, size):
+def stages(picture: NDArray, result: NDArray, size: int) -> list[tuple]:
     """What `--stages` shows."""
     brightness = picture.mean(axis=2)
     return [
@@ -101,7 +108,7 @@ def stages(picture, result, size):
     ]
 
 
-def main():
+def main() -> None:
     parser = lesson.parser(__doc__, sample="chelsea")
     parser.add_argument("--size", type=int, default=9, metavar="N", help="N x N pixels; default: %(default)s")
     parser.add_argument("--border", choices=BORDERS, default="reflect_101", help="default: %(default)s")
@@ -121,7 +128,7 @@ def main():
     lesson.write(arguments, result, lambda: stages(picture, result, size))
 
 
-def opencv_blur(picture, size, border):
+def opencv_blur(picture: NDArray, size: int, border: str) -> NDArray:
     """The oracle. Its blur refuses to wrap whole numbers round, so there it gets a picture with the border on."""
     if border != "wrap":
         return cv2.blur(picture, (size, size), borderType=getattr(cv2, f"BORDER_{border.upper()}"))

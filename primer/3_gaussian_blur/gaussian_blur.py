@@ -6,10 +6,12 @@ The kernel in one and in two dimensions, why they give the same blur, and how it
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
 import lesson
@@ -34,7 +36,7 @@ SMALL_KERNELS = {
 FRACTION_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}  # OpenCV's fixed point
 
 
-def gaussian_kernel(size, sigma=0):
+def gaussian_kernel(size: int, sigma: float = 0) -> NDArray:
     """The bell curve at `size` points, a pixel apart, scaled to the sum 1: (size,) float64.
 
     size: odd. sigma: the width, in pixels; 0 chooses one for the size, as OpenCV does.
@@ -51,7 +53,7 @@ def gaussian_kernel(size, sigma=0):
     return bell / bell.sum()
 
 
-def size_for(sigma, dtype):
+def size_for(sigma: float, dtype: np.dtype) -> int:
     """How many points are enough: out to 3 sigma on either side in uint8, to 4 sigma in finer dtypes."""
     if not 0 < sigma < np.inf:
         raise ValueError(f"expected a sigma above 0, got {sigma}")
@@ -59,7 +61,7 @@ def size_for(sigma, dtype):
     return round(2 * reach * sigma + 1) | 1  # | 1 makes an even number odd
 
 
-def gaussian_blur(image, size, sigma=0, border="reflect_101"):
+def gaussian_blur(image: NDArray, size: int, sigma: float = 0, border: str = "reflect_101") -> NDArray:
     """Blur in two passes, along the rows and then along the columns.
 
     image: (height, width) or (height, width, channels); uint8, uint16, int16, float32 or float64.
@@ -76,7 +78,7 @@ def gaussian_blur(image, size, sigma=0, border="reflect_101"):
     return to_dtype(total, image.dtype)
 
 
-def convolve_1d(image, kernel, axis):
+def convolve_1d(image: NDArray, kernel: NDArray, axis: int) -> NDArray:
     """The weighted sum of `len(kernel)` neighbours along one axis, which gets shorter by `len(kernel) - 1`."""
     image = np.moveaxis(image, axis, 0)
     length = len(image) - len(kernel) + 1
@@ -84,7 +86,7 @@ def convolve_1d(image, kernel, axis):
     return np.moveaxis(total, 0, axis)
 
 
-def gaussian_blur_2d(image, size, sigma=0, border="reflect_101"):
+def gaussian_blur_2d(image: NDArray, size: int, sigma: float = 0, border: str = "reflect_101") -> NDArray:
     """The same blur by its definition: one pass with the square kernel, size * size products a pixel. In float64."""
     kernel = kernel_2d(size, sigma)
     height, width = image.shape[:2]
@@ -96,13 +98,13 @@ def gaussian_blur_2d(image, size, sigma=0, border="reflect_101"):
     return to_dtype(total, image.dtype)
 
 
-def kernel_2d(size, sigma=0):
+def kernel_2d(size: int, sigma: float = 0) -> NDArray:
     """The bell in two dimensions: (size, size), each entry the product of two entries of the curve."""
     kernel = gaussian_kernel(size, sigma)
     return np.outer(kernel, kernel)
 
 
-def fixed_point(kernel, bits):
+def fixed_point(kernel: NDArray, bits: int) -> NDArray:
     """The kernel in whole units of 1 / 2^bits whose sum is exactly 2^bits.
 
     Each rounding error is carried on to the next weight, and the middle one takes what is left.
@@ -117,7 +119,7 @@ def fixed_point(kernel, bits):
     return units
 
 
-def pad(image, size, border):
+def pad(image: NDArray, size: int, border: str) -> NDArray:
     """`image` with half a kernel more on each side, widened so that sums fit."""
     if border not in BORDERS:
         raise ValueError(f"expected one of the borders {', '.join(BORDERS)}, got {border}")
@@ -126,11 +128,11 @@ def pad(image, size, border):
     return np.pad(wide, margins, mode=BORDERS[border])
 
 
-def to_dtype(total, dtype):
+def to_dtype(total: NDArray, dtype: np.dtype) -> NDArray:
     return (total if dtype.kind == "f" else np.rint(total)).astype(dtype)
 
 
-def draw_curve(kernel):
+def draw_curve(kernel: NDArray) -> Callable:
     """A panel for `--stages`: the one-dimensional kernel as bars."""
 
     def panel(axes):
@@ -140,7 +142,7 @@ def draw_curve(kernel):
     return panel
 
 
-def stages(picture, result, size, sigma):
+def stages(picture: NDArray, result: NDArray, size: int, sigma: float) -> list[tuple]:
     """What `--stages` shows."""
     kernel = gaussian_kernel(size, sigma)
     rows = convolve_1d(pad(picture, size, "reflect_101"), kernel, axis=1)
@@ -154,7 +156,7 @@ def stages(picture, result, size, sigma):
     ]
 
 
-def main():
+def main() -> None:
     parser = lesson.parser(__doc__, sample="chelsea")
     parser.add_argument("--sigma", type=float, default=3.0, help="in pixels; 0: by the size; default: %(default)s")
     parser.add_argument("--size", type=int, metavar="N", help="points of the kernel, odd; default: by sigma")

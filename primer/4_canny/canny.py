@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
 import lesson
@@ -20,7 +21,7 @@ TAN_22_5 = round(np.tan(np.pi / 8) * (1 << SHIFT))  # 13573, in OpenCV's fixed p
 WEAK, STRONG = 1, 2
 
 
-def smooth(gray, sigma):
+def smooth(gray: NDArray, sigma: float) -> NDArray:
     """Lesson 3's Gaussian blur in floating point. uint8 to uint8, (height, width); sigma 0 changes nothing."""
     if not 0 <= sigma <= 100:
         raise ValueError(f"expected a sigma from 0 to 100, got {sigma}")
@@ -35,7 +36,7 @@ def smooth(gray, sigma):
     return np.rint(sum(weight * rows[i : i + height] for i, weight in enumerate(kernel))).astype(np.uint8)
 
 
-def canny(gray, low, high, l2=False):
+def canny(gray: NDArray, low: float, high: float, l2: bool = False) -> NDArray:
     """Edges of a gray picture, the same pixels as cv2.Canny(gray, low, high, L2gradient=l2).
 
     gray: (height, width) uint8. low, high: thresholds on the gradient's length, in OpenCV's Sobel units.
@@ -49,7 +50,7 @@ def canny(gray, low, high, l2=False):
     return np.where(hysteresis(candidates), 255, 0).astype(np.uint8)
 
 
-def sobel(gray):
+def sobel(gray: NDArray) -> tuple[NDArray, NDArray]:
     """The gradient (Sobel 1968): differences across, smoothed with 1 2 1 along. Two (height, width) int16 arrays."""
     p = np.pad(gray.astype(np.int16), 1, mode="edge")
     across = p[:, 2:] - p[:, :-2]
@@ -59,12 +60,12 @@ def sobel(gray):
     return dx, dy
 
 
-def magnitude(dx, dy, l2):
+def magnitude(dx: NDArray, dy: NDArray, l2: bool) -> NDArray:
     """How fast the brightness changes: |dx| + |dy|, or, for l2, the square of the true length."""
     return dx**2 + dy**2 if l2 else abs(dx) + abs(dy)
 
 
-def ridge(length, dx, dy):
+def ridge(length: NDArray, dx: NDArray, dy: NDArray) -> NDArray:
     """Where the gradient is longer than at both neighbours in its own direction, rounded to one of four.
 
     On a plateau of equal values, `>` on one side and `>=` on the other keep one pixel of two.
@@ -90,7 +91,7 @@ def ridge(length, dx, dy):
     )
 
 
-def classify(length, is_ridge, low, high, l2):
+def classify(length: NDArray, is_ridge: NDArray, low: float, high: float, l2: bool) -> NDArray:
     """STRONG above the high threshold, WEAK above the low one, 0 below or off the ridge."""
     low, high = sorted((low, high))
     if not 0 <= low <= high < np.inf:
@@ -100,7 +101,7 @@ def classify(length, is_ridge, low, high, l2):
     return np.where(is_ridge & (length > low), np.where(length > high, STRONG, WEAK), 0)
 
 
-def hysteresis(candidates):
+def hysteresis(candidates: NDArray) -> NDArray:
     """Strong pixels, and every weak one joined to a strong one through candidates, also diagonally.
 
     candidates: (height, width) of 0, WEAK, STRONG. Returns (height, width) bool. All pixels reached in the last step
@@ -120,7 +121,7 @@ def hysteresis(candidates):
     return edge.reshape(padded.shape)[1:-1, 1:-1]
 
 
-def stages(picture, gray, edges, low, high, l2):
+def stages(picture: NDArray, gray: NDArray, edges: NDArray, low: float, high: float, l2: bool) -> list[tuple]:
     """What `--stages` shows. Lengths are drawn as roots, so that the faint ones can be seen."""
     dx, dy = (gradient.astype(np.int64) for gradient in sobel(gray))
     length = magnitude(dx, dy, l2)
@@ -140,7 +141,7 @@ def stages(picture, gray, edges, low, high, l2):
     ]
 
 
-def main():
+def main() -> None:
     parser = lesson.parser(__doc__, sample="camera")
     parser.add_argument("--sigma", type=float, default=1.4, help="of the smoothing, 0: none; default: %(default)s")
     parser.add_argument("--low", type=float, default=40, metavar="N", help="weak edges; default: %(default)s")

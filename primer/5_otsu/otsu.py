@@ -7,10 +7,12 @@ The result is white above the threshold and black up to it.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parents[1]))  # where lesson.py is
 import lesson
@@ -18,14 +20,14 @@ import lesson
 EPSILON = np.finfo(np.float32).eps  # a class with a smaller share of the pixels counts as empty, as in OpenCV
 
 
-def histogram(gray):
+def histogram(gray: NDArray) -> NDArray:
     """How many pixels have each level: (256,) for uint8, (65536,) for uint16."""
     if gray.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected uint8 or uint16, got {gray.dtype}")
     return np.bincount(gray.ravel(), minlength=np.iinfo(gray.dtype).max + 1)
 
 
-def between_class_variance(counts):
+def between_class_variance(counts: NDArray) -> NDArray:
     """For every threshold t, how far apart the classes "level <= t" and "level > t" are: Otsu's sigma_B^2.
 
     counts: (levels,), a histogram. Returns (levels,) float64; 0 where a class is empty.
@@ -43,7 +45,7 @@ def between_class_variance(counts):
     return variance
 
 
-def otsu_threshold(gray):
+def otsu_threshold(gray: NDArray) -> int:
     """The threshold with the largest between-class variance, the lowest of them if several are equal.
 
     gray: uint8 or uint16, not empty. A picture of one level has no two classes: 0, as in OpenCV.
@@ -53,12 +55,12 @@ def otsu_threshold(gray):
     return int(between_class_variance(histogram(gray)).argmax())
 
 
-def binary(gray, threshold):
+def binary(gray: NDArray, threshold: int) -> NDArray:
     """White where the picture is lighter than the threshold, else black; same shape and dtype."""
     return np.where(gray > threshold, np.iinfo(gray.dtype).max, 0).astype(gray.dtype)
 
 
-def draw_histogram(counts, threshold):
+def draw_histogram(counts: NDArray, threshold: int) -> Callable:
     """A panel for `--stages`: the two classes in two colours."""
 
     def panel(axes):
@@ -75,7 +77,7 @@ def draw_histogram(counts, threshold):
     return panel
 
 
-def draw_variance(counts, threshold):
+def draw_variance(counts: NDArray, threshold: int) -> Callable:
     """A panel for `--stages`: what is maximised, and where."""
 
     def panel(axes):
@@ -87,7 +89,7 @@ def draw_variance(counts, threshold):
     return panel
 
 
-def stages(gray, mask, threshold):
+def stages(gray: NDArray, mask: NDArray, threshold: int) -> list[tuple]:
     """What `--stages` shows."""
     counts = histogram(gray)
     return [
@@ -100,7 +102,7 @@ def stages(gray, mask, threshold):
     ]
 
 
-def main():
+def main() -> None:
     arguments = lesson.parser(__doc__, sample="coins").parse_args()
     gray = lesson.read(arguments, "L")
     threshold = lesson.race(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import sklearn.datasets
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from sklearn.model_selection import train_test_split
 
@@ -29,7 +30,7 @@ class Digits(NamedTuple):
     test_labels: np.ndarray
 
 
-def load_digits(source, download_to):
+def load_digits(source: str | Path | None, download_to: Path) -> Digits:
     """The data set that `--data` names: None, a directory of MNIST's files, "download", or an .npz.
 
     Where the source has no test set of its own, a fifth of every class is held out, always the same digits.
@@ -55,13 +56,13 @@ def load_digits(source, download_to):
     return digits
 
 
-def split(name, images, labels):
+def split(name: str, images: NDArray, labels: NDArray) -> Digits:
     """Hold out a fifth. Its seed is not --seed: runs with different seeds are judged on the same digits."""
     parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
     return Digits(name, parts[0], parts[2], parts[1], parts[3])
 
 
-def sklearn_digits():
+def sklearn_digits() -> tuple[NDArray, NDArray]:
     """The 1,797 digits that scikit-learn ships, brought to MNIST's form: (images, labels).
 
     They are 8x8 pixels of 17 levels: how much of a 4x4 block of the scanned bitmap was ink. Enlarged smoothly and
@@ -76,7 +77,7 @@ def sklearn_digits():
     return np.stack(pictures), digits.target
 
 
-def read_mnist(directory):
+def read_mnist(directory: Path) -> Digits:
     """MNIST from its four files, gzipped or not."""
     arrays = []
     for name in MNIST_FILES:
@@ -88,7 +89,7 @@ def read_mnist(directory):
     return Digits("MNIST", *arrays)
 
 
-def download(directory):
+def download(directory: Path) -> Path:
     """Fetch those of MNIST's files that `directory` lacks; return it."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in MNIST_FILES:
@@ -99,7 +100,7 @@ def download(directory):
     return directory
 
 
-def find_ink(gray):
+def find_ink(gray: NDArray) -> NDArray[np.float32]:
     """How much ink every pixel holds, 0..1. The paper is the median of the picture's outermost pixels.
 
     gray: (height, width) uint8, dark on light or light on dark. Raises ValueError without contrast.
@@ -117,7 +118,7 @@ def find_ink(gray):
     return (ink * near).astype(np.float32)
 
 
-def centre_digit(ink):
+def centre_digit(ink: NDArray) -> NDArray[np.uint8]:
     """Crop the ink, fit it into 20x20 with its proportions kept, and put its centre of mass into the middle.
 
     ink: (height, width) float32, 0 is paper, some pixel is not -> (28, 28) uint8, as MNIST was made

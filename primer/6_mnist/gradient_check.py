@@ -1,10 +1,13 @@
 """Is a gradient right? Nudge one number at a time and watch the loss."""
 
+from collections.abc import Callable
+
 import numpy as np
-from network import Convolution, FullyConnected, MaxPool, Network, ReLU, softmax_cross_entropy
+from network import Convolution, FullyConnected, Layer, MaxPool, Network, ReLU, softmax_cross_entropy
+from numpy.typing import NDArray
 
 
-def numerical_gradient(function, x, step=1e-5):
+def numerical_gradient(function: Callable, x: NDArray, step: float = 1e-5) -> NDArray:
     """Central differences (f(x + h) - f(x - h)) / 2h of a scalar function, for every number of `x` (float64).
 
     `x` is changed in place and put back. The method's own error is of the order of step**2.
@@ -21,13 +24,13 @@ def numerical_gradient(function, x, step=1e-5):
     return gradient
 
 
-def relative_error(actual, expected):
+def relative_error(actual: NDArray, expected: NDArray) -> float:
     """Largest difference over the largest magnitude of either: 0 is equal, 1 is unrelated."""
     scale = max(np.abs(actual).max(), np.abs(expected).max(), 1e-12)
     return (np.abs(actual - expected).max() / scale).item()
 
 
-def check_layer(layer, x, rng):
+def check_layer(layer: Layer, x: NDArray, rng: np.random.Generator) -> dict[str, float]:
     """{"input": error, "weight": error, "bias": error} of a layer's gradients at `x`, in float64.
 
     The loss is sum(r * y) with a random r, so that dL/dy = r and every output has a say.
@@ -47,14 +50,14 @@ def check_layer(layer, x, rng):
     }
 
 
-def check_loss(logits, labels):
+def check_loss(logits: NDArray, labels: NDArray) -> float:
     """Error of the gradient of softmax cross-entropy."""
     _, gradient = softmax_cross_entropy(logits, labels)
     expected = numerical_gradient(lambda: softmax_cross_entropy(logits, labels)[0], logits)
     return relative_error(gradient, expected)
 
 
-def check_network(network, x, labels):
+def check_network(network: Network, x: NDArray, labels: NDArray) -> dict[str, float]:
     """{parameter name: error} of the whole network's gradients."""
 
     def loss():
@@ -68,7 +71,7 @@ def check_network(network, x, labels):
     }
 
 
-def check_everything(seed=0):
+def check_everything(seed: int = 0) -> list[tuple[str, float]]:
     """[(what, error)] for every layer on its own, the loss, and a small whole network."""
     rng = np.random.default_rng(seed)
     layers = {

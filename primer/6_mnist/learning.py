@@ -1,7 +1,10 @@
 """Adam, the learning rate's schedule, random distortions, and the training loop."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from network import softmax, softmax_cross_entropy
+from network import Network, softmax, softmax_cross_entropy
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 BATCH_SIZE = 64
@@ -13,14 +16,14 @@ SHIFT = 2  # pixels
 class Adam:
     """Kingma and Ba 2015, algorithm 1. Updates the arrays of `parameters` in place."""
 
-    def __init__(self, parameters, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    def __init__(self, parameters: dict[str, NDArray], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
         self.parameters = parameters
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self.mean = {name: np.zeros_like(array) for name, array in parameters.items()}
         self.square = {name: np.zeros_like(array) for name, array in parameters.items()}
         self.steps = 0
 
-    def step(self, gradients, learning_rate):
+    def step(self, gradients: dict[str, NDArray], learning_rate: float) -> None:
         """Move every parameter against its averaged gradient, in units of the gradient's usual size."""
         self.steps += 1
         mean_correction = 1 - self.beta1**self.steps  # the averages start at zero: undo that bias
@@ -33,17 +36,19 @@ class Adam:
             parameter -= learning_rate * (mean / mean_correction) / size
 
 
-def cosine_schedule(step, steps, peak=LEARNING_RATE):
+def cosine_schedule(step: int, steps: int, peak: float = LEARNING_RATE) -> float:
     """Half a cosine from `peak` at step 0 down to 0 at `steps` (Loshchilov and Hutter 2017)."""
     return peak * 0.5 * (1 + np.cos(np.pi * step / steps).item())
 
 
-def to_input(images):
+def to_input(images: NDArray) -> NDArray[np.float32]:
     """(n, 28, 28) in 0..255 -> (n, 28, 28, 1) float32 in 0..1."""
     return images[..., np.newaxis].astype(np.float32) / 255
 
 
-def random_warp(images, rng, warp=WARP, shift=SHIFT):
+def random_warp(
+    images: NDArray, rng: np.random.Generator, warp: float = WARP, shift: float = SHIFT
+) -> NDArray[np.float32]:
     """Turn, shear, stretch and shift every picture a little, each by its own random amounts.
 
     The pixel at p takes the value at q = (I + E)(p - c) + c + t, where c is the picture's middle, the four numbers
@@ -68,7 +73,9 @@ def random_warp(images, rng, warp=WARP, shift=SHIFT):
     return warped.reshape(images.shape)
 
 
-def train_epochs(network, images, labels, epochs, seed=0):
+def train_epochs(
+    network: Network, images: NDArray, labels: NDArray, epochs: int, seed: int = 0
+) -> Iterator[tuple[float, float]]:
     """Train for `epochs` passes over the digits; a generator that yields (loss, accuracy) after each.
 
     images: (n, 28, 28) uint8; labels: (n,) integers. Loss and accuracy are means over the epoch's warped digits,
@@ -90,13 +97,13 @@ def train_epochs(network, images, labels, epochs, seed=0):
         yield total_loss / len(images), correct / len(images)
 
 
-def predict(network, images, batch_size=256):
+def predict(network: Network, images: NDArray, batch_size: int = 256) -> NDArray:
     """(n, 28, 28) uint8 -> probabilities (n, 10). In batches, so that the im2col of 10,000 pictures fits."""
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
     return np.concatenate([softmax(network.forward(to_input(batch))) for batch in batches])
 
 
-def evaluate(network, images, labels):
+def evaluate(network: Network, images: NDArray, labels: NDArray) -> tuple[float, float, NDArray]:
     """(mean cross-entropy, accuracy, probabilities (n, 10)) over a data set."""
     probabilities = predict(network, images)
     chosen = probabilities[np.arange(len(labels)), labels]

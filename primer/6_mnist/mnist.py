@@ -18,6 +18,7 @@ from gradient_check import check_everything
 from learning import evaluate, predict, train_epochs
 from matplotlib.figure import Figure
 from network import Network
+from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
@@ -29,12 +30,12 @@ COLUMNS = 10
 GRADIENT_TOLERANCE = 1e-6  # a right gradient is about 1e-10 off in float64, a wrong one 1e-2 or more
 
 
-def default_epochs(digits):
+def default_epochs(digits: int) -> int:
     """As many as show the network about 100,000 digits, but at least 4 and at most 16."""
     return min(16, max(4, round(100_000 / digits)))
 
 
-def train(options):
+def train(options: argparse.Namespace) -> None:
     """Train; save the weights after every epoch, so that Ctrl-C loses one epoch at most; draw the figures."""
     name, train_images, train_labels, test_images, test_labels = load_digits(options.data, options.out / "data")
     epochs = options.epochs or default_epochs(len(train_images))
@@ -59,7 +60,7 @@ def train(options):
     print(f"{seconds:.0f} s of processor time; weights.safetensors, curves.png, mistakes.png are in {options.out}")
 
 
-def save_curves(history, path):
+def save_curves(history: list[tuple], path: str | Path) -> None:
     """Loss and accuracy by epoch. history: [(loss, accuracy, held-out loss, held-out accuracy)]."""
     figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
     epochs = np.arange(1, len(history) + 1)
@@ -77,7 +78,7 @@ def save_curves(history, path):
     figure.savefig(path)
 
 
-def save_mistakes(images, labels, probabilities, path):
+def save_mistakes(images: NDArray, labels: NDArray, probabilities: NDArray, path: str | Path) -> None:
     """The held-out digits that the network got wrong, the surest first, at most `MISTAKES_SHOWN`.
 
     The page's last row is filled with digits that it got right, those that it was least sure of.
@@ -97,7 +98,7 @@ def save_mistakes(images, labels, probabilities, path):
     figure.savefig(path)
 
 
-def read_pictures(options):
+def read_pictures(options: argparse.Namespace) -> None:
     """Print what the network sees in each picture; --stages draws its way through the layers."""
     network = Network()
     print(f"weights: {network.load(options.weights)}")
@@ -117,7 +118,7 @@ def read_pictures(options):
             print(f"wrote {figure}")
 
 
-def stages(network, gray, digit, probabilities):
+def stages(network: Network, gray: NDArray, digit: NDArray, probabilities: NDArray) -> list[tuple]:
     """What `--stages` shows: the picture, the network's input, its answer, and the channels of its layers."""
     panels = [
         ("picture", gray),
@@ -139,7 +140,7 @@ def stages(network, gray, digit, probabilities):
     return panels
 
 
-def check_gradients(options):
+def check_gradients(options: argparse.Namespace) -> None:
     """Print every gradient's distance from the numerical one."""
     failed = 0
     for name, error in check_everything(options.seed):
@@ -150,7 +151,7 @@ def check_gradients(options):
         raise ValueError(f"{failed} gradients are wrong")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("train", help="train, and report on the digits held out")

@@ -12,8 +12,12 @@ Not here, on purpose: strides and dilation (pooling does the down-sampling), bat
 differentiation. The derivations are in README.md.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -21,7 +25,7 @@ IMAGE_SIZE = 28
 CLASSES = 10
 
 
-def im2col(x, kernel_size, padding):
+def im2col(x: NDArray, kernel_size: int, padding: int) -> NDArray:
     """Every `kernel_size` square window of `x` as one row.
 
     x: (batch, height, width, channels) -> (batch, out_height, out_width, kernel_size * kernel_size * channels),
@@ -33,7 +37,7 @@ def im2col(x, kernel_size, padding):
     return windows.reshape(*windows.shape[:3], -1)
 
 
-def he_normal(shape, rng, dtype):
+def he_normal(shape: tuple[int, ...], rng: np.random.Generator, dtype: type) -> NDArray:
     """Weights of variance 2 / fan_in, which keep the variance of activations through ReLU (He et al. 2015)."""
     fan_in = np.prod(shape[1:])
     return rng.normal(0.0, np.sqrt(2.0 / fan_in), shape).astype(dtype)
@@ -42,23 +46,31 @@ def he_normal(shape, rng, dtype):
 class Convolution:
     """Stride 1: y[n, i, j, o] = bias[o] + sum over k, l, c of weight[o, k, l, c] * x[n, i+k-p, j+l-p, c]."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, padding, rng, dtype=np.float32):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        padding: int,
+        rng: np.random.Generator,
+        dtype: type = np.float32,
+    ):
         self.weight = he_normal((out_channels, kernel_size, kernel_size, in_channels), rng, dtype)
         self.bias = np.zeros(out_channels, dtype)
         self.padding = padding
 
-    def forward(self, x):
+    def forward(self, x: NDArray) -> NDArray:
         """x: (batch, height, width, in) -> (batch, out_height, out_width, out)."""
         self.columns = im2col(x, self.weight.shape[1], self.padding)
         return self.columns @ self.weight.reshape(len(self.weight), -1).T + self.bias
 
-    def parameter_gradients(self, dy):
+    def parameter_gradients(self, dy: NDArray) -> dict[str, NDArray]:
         """A fully connected layer's, summed over every position of the window."""
         dy = dy.reshape(-1, dy.shape[-1])
         columns = self.columns.reshape(len(dy), -1)
         return {"weight": (dy.T @ columns).reshape(self.weight.shape), "bias": dy.sum(axis=0)}
 
-    def input_gradient(self, dy):
+    def input_gradient(self, dy: NDArray) -> NDArray:
         """The convolution of `dy` with the kernel turned by 180 degrees, in and out exchanged."""
         _, kernel_size, _, in_channels = self.weight.shape
         turned = self.weight[:, ::-1, ::-1, :].transpose(1, 2, 0, 3).reshape(-1, in_channels)
@@ -68,7 +80,7 @@ class Convolution:
 class MaxPool:
     """The largest of every `size` x `size` block; rows and columns left over at the end are dropped."""
 
-    def __init__(self, size):
+    def __init__(self, size: int):
         self.size = size
 
     def _taps(self, x):
@@ -77,7 +89,7 @@ class MaxPool:
         height, width = x.shape[1] // size * size, x.shape[2] // size * size
         return [x[:, k:height:size, l:width:size] for k in range(size) for l in range(size)]
 
-    def forward(self, x):
+    def forward(self, x: NDArray) -> NDArray:
         """x: (batch, height, width, channels) -> (batch, height // size, width // size, channels)."""
         self.x = x
         first, *others = self._taps(x)
@@ -87,7 +99,7 @@ class MaxPool:
         self.y = y
         return y
 
-    def input_gradient(self, dy):
+    def input_gradient(self, dy: NDArray) -> NDArray:
         """Each dy goes to the pixel that won its block, the first in reading order among equals; others get 0."""
         dx = np.zeros_like(self.x)
         unclaimed = np.ones(self.y.shape, bool)
@@ -101,41 +113,44 @@ class MaxPool:
 class ReLU:
     """max(x, 0); its derivative at 0 is taken as 0."""
 
-    def forward(self, x):
+    def forward(self, x: NDArray) -> NDArray:
         self.positive = x > 0
         return x * self.positive
 
-    def input_gradient(self, dy):
+    def input_gradient(self, dy: NDArray) -> NDArray:
         return dy * self.positive
 
 
 class FullyConnected:
     """y = x W^T + b. Pictures of any shape are flattened to one row each."""
 
-    def __init__(self, in_features, out_features, rng, dtype=np.float32):
+    def __init__(self, in_features: int, out_features: int, rng: np.random.Generator, dtype: type = np.float32):
         self.weight = he_normal((out_features, in_features), rng, dtype)
         self.bias = np.zeros(out_features, dtype)
 
-    def forward(self, x):
+    def forward(self, x: NDArray) -> NDArray:
         """x: (batch, ...) with `in_features` numbers a picture -> (batch, out_features)."""
         self.input_shape = x.shape
         self.x = x.reshape(len(x), -1)
         return self.x @ self.weight.T + self.bias
 
-    def parameter_gradients(self, dy):
+    def parameter_gradients(self, dy: NDArray) -> dict[str, NDArray]:
         return {"weight": dy.T @ self.x, "bias": dy.sum(axis=0)}
 
-    def input_gradient(self, dy):
+    def input_gradient(self, dy: NDArray) -> NDArray:
         return (dy @ self.weight).reshape(self.input_shape)
 
 
-def softmax(logits):
+Layer = Convolution | MaxPool | ReLU | FullyConnected
+
+
+def softmax(logits: NDArray) -> NDArray:
     """Probabilities along the last axis. The largest logit is subtracted first, so that exp cannot overflow."""
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def softmax_cross_entropy(logits, labels):
+def softmax_cross_entropy(logits: NDArray, labels: NDArray) -> tuple[float, NDArray]:
     """Mean of -log softmax(logits)[label], and its gradient (softmax - one_hot) / batch.
 
     logits: (batch, classes) float; labels: (batch,) integers -> (float, (batch, classes)).
@@ -151,7 +166,14 @@ def softmax_cross_entropy(logits, labels):
 class Network:
     """The layers in order. `parameters` maps names such as `conv1.weight` to the arrays that the layers use."""
 
-    def __init__(self, seed=0, dtype=np.float32, image_size=IMAGE_SIZE, channels=(16, 32), hidden=128):
+    def __init__(
+        self,
+        seed: int = 0,
+        dtype: type = np.float32,
+        image_size: int = IMAGE_SIZE,
+        channels: tuple[int, int] = (16, 32),
+        hidden: int = 128,
+    ):
         rng = np.random.default_rng(seed)
         features = (image_size // 4) ** 2 * channels[1]
         self.layers = {
@@ -172,7 +194,7 @@ class Network:
             for kind in ("weight", "bias")
         }
 
-    def forward(self, x, probe=None):
+    def forward(self, x: NDArray, probe: Callable | None = None) -> NDArray:
         """x: (batch, height, width, 1) in 0..1 -> logits (batch, 10). `probe(name, activation)` sees each layer."""
         for name, layer in self.layers.items():
             x = layer.forward(x)
@@ -180,7 +202,7 @@ class Network:
                 probe(name, x)
         return x
 
-    def backward(self, dy):
+    def backward(self, dy: NDArray) -> dict[str, NDArray]:
         """dL/dlogits of the last forward -> {parameter name: gradient}. The picture's own gradient is not needed."""
         gradients = {}
         first = next(iter(self.layers))
@@ -192,11 +214,11 @@ class Network:
                 dy = layer.input_gradient(dy)
         return gradients
 
-    def save(self, path, description=""):
+    def save(self, path: str | Path, description: str = "") -> None:
         """Write every parameter, and one line about its training, to a .safetensors file."""
         save_file(self.parameters, path, {"description": description})
 
-    def load(self, path):
+    def load(self, path: str | Path) -> str:
         """Fill the parameters from a file that `save` wrote, and return its description. Raises ValueError."""
         try:
             with safe_open(path, framework="numpy") as file:
