@@ -111,17 +111,16 @@ def test_pictures_are_decoded_as_the_versions_do(tmp_path, rng):
     """What the network sees in training is what infer.py shows it: upright, the middle square, normalised."""
     rotated = Image.Exif()
     rotated[0x0112] = 6
-    save_picture(tmp_path / "upright.jpg", rng)
-    save_picture(tmp_path / "rotated.jpg", rng, exif=rotated)
-    save_picture(tmp_path / "large.jpg", rng, side=100)
+    for name, options in (("upright", {}), ("rotated", {"exif": rotated}), ("large", {"side": 100})):
+        save_picture(tmp_path / f"{name}.jpg", rng, **options)
     Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(tmp_path / "gray.png")
     files = sorted(tmp_path.iterdir())
     dataset = batches.decode([(file, number) for number, file in enumerate(files)])
     assert dataset.labels.tolist() == [0, 1, 2, 3]
     inputs = batches.prepare(dataset.pixels, 64, CPU).permute(0, 2, 3, 1).numpy()
-    load_image = load_version("v2_vectorized").image.load_image
+    image = load_version("v2_vectorized").image
     for seen, file in zip(inputs, files):
-        expected = load_image(file, IMAGENET_V1 | {"resize": 64, "crop": 64})
+        expected = image.load_image(file, IMAGENET_V1 | {"resize": 64, "crop": 64})
         np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-6)
 
 
@@ -154,27 +153,19 @@ def test_varying_shows_a_part_of_each_picture(seed, side):
     assert ((rightwards[:, :, 0] - rightwards[:, :, -1]).abs() > 0.7 * 0.5 * 40 * (side - 2) / side - 2).all()
 
 
-def test_varying_changes_saturation_and_light_and_mirrors_half():
-    """The first pictures have one colour, whose green is also its gray: saturation leaves that alone."""
+def test_varying_changes_saturation_and_light():
+    """Of pictures of one colour, whose green is also their gray: saturation leaves that alone."""
     pixels = torch.tensor([150, 100, 50], dtype=torch.uint8)[:, None, None].repeat(1000, 1, 8, 8)
     red, green, blue = batches.vary(pixels, batches.generator(SEED, 0))[:, :, 0, 0].double().unbind(1)
     for channel, low, high in ((red, 70, 1.3 * 175), (green, 70, 130), (blue, 0.7 * 25, 130)):
         span = 0.15 * (high - low)  # so near to the ends at least one in 1000 comes
         assert low - 1 <= channel.min() < low + span and high - span < channel.max() <= high + 1
     assert torch.corrcoef(torch.stack([green, red]))[0, 1].abs() < 0.3  # each channel has a gain of its own
-    pixels = torch.arange(64, dtype=torch.uint8).repeat(1000, 3, 8, 1)
-    first, again, other = (batches.vary(pixels, batches.generator(SEED, step)).double() for step in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    assert 400 < (first[:, 0, 0, 0] > first[:, 0, 0, -1]).sum() < 600  # six standard deviations
 
 
-@given(st.integers(1, 9), st.integers(0, 50), st.integers(0, 5), st.integers(0, 2**31))
-def test_an_epoch_shows_every_picture_at_most_once(size, more, epoch, seed):
-    indices = batches.shuffled(size + more, size, epoch, seed)
-    assert len(indices) == (size + more) // size and all(len(batch) == size for batch in indices)
-    shown = torch.cat(indices).tolist()
-    assert len(set(shown)) == len(shown) and set(shown) <= set(range(size + more))
-    assert all(map(torch.equal, indices, batches.shuffled(size + more, size, epoch, seed)))
+def test_an_epoch_shows_every_picture_at_most_once():
+    first, second = (torch.cat(batches.shuffled(10, 3, epoch, SEED)).tolist() for epoch in (0, 1))
+    assert len(first) == len(set(first)) == 9 and set(first) <= set(range(10)) and first != second
 
 
 @given(st.sampled_from([(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)]), st.integers(1, 3), st.integers(1, 7),
@@ -314,15 +305,15 @@ def test_from_pictures_to_a_version_that_recognises_them(tmp_path, rng):
     size = packed["size"]
     assert packed["kernels"] == "int8" and size == max(whole, key=lambda row: row["top1"])["size"]
     assert run("common/export_weights.py", "demo", out / "resnet50.npz", "--out", weights).returncode == 0
-    result = run(
-        "training/evaluate.py", "v2", "v3_preload", "--data", data, "--weights", weights, "--out", out / "a.json"
-    )
+    known = ["--data", data, "--weights", weights]
+    result = run("training/evaluate.py", "v2", "v3_preload", *known, "--out", out / "accuracy.json")
     assert result.returncode == 0, result.stderr
-    stated = {"size": size, "weights": "packed resnet50.npz", "pictures": 4, "top1": packed["top1"], "top5": 1.0}
-    assert json.loads((out / "a.json").read_text()) == [
-        {"version": v} | stated for v in ("v2_vectorized", "v3_preload")
-    ]
-    assert f"v3_preload, packed resnet50.npz, {size}x{size}: top-1 {packed['top1']:.2%}, top-5 100.00%" in result.stdout
+    found = json.loads((out / "accuracy.json").read_text())
+    assert [row["version"] for row in found] == ["v2_vectorized", "v3_preload"]
+    for row in found:
+        assert (row["pictures"], row["size"], row["top5"]) == (4, size, 1)
+        line = "{version}, packed resnet50.npz, {size}x{size}: top-1 {top1:.2%}, top-5 100.00% of 4 pictures"
+        assert line.format(**row) in result.stdout
 
 
 FAKE_INFER = """
@@ -340,8 +331,8 @@ def test_an_evaluation_counts_what_infer_says_and_hands_on_its_error(tmp_path, r
     infer.parent.mkdir()
     infer.write_text(FAKE_INFER)
     monkeypatch.setattr(evaluate, "ROOT", tmp_path)
-    archived = [(io.BytesIO(file.read_bytes()), label) for file, label in pictures]
-    for form in (pictures, archived):  # 0 to 3 are of class 0, 4 to 7 of class 1: right are four, and none but ...
+    archived = [(io.BytesIO(file.read_bytes()), label) for file, label in pictures]  # 0 to 3 of class 0, 4 to 7 of 1
+    for form in (pictures, archived):
         found = evaluate.evaluate("v9", form, names, small_weights_file)
         assert found == {"version": "v9", "size": 32, "weights": "fake", "pictures": 8, "top1": 0.5, "top5": 0.5}
     found = evaluate.evaluate("v9", [(file, 1) for file, _ in pictures], names, small_weights_file)
@@ -365,7 +356,7 @@ def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, monkeypatch, cap
         (evaluate, ["--data", data, "--weights", small_weights_file], "the weights know no 'cats'"),
         (evaluate, ["v2", "--data", known, "--weights", small_weights_file], "class 1/00.jpg"),
     ):
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments), *["--out", str(tmp_path / "run")]])
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments), "--out", str(tmp_path / "run")])
         with pytest.raises(SystemExit) as caught:
             module.main()
         said = str(caught.value.code) + capsys.readouterr().err
