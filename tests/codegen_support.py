@@ -1,20 +1,23 @@
-"""What the tests of versions 5 and 6 share: compilers, instruction sets, single operators and their float64 answers."""
+"""What the tests of versions 5 to 7 share: compilers, instruction sets, single operators and their float64 answers."""
 
+import ctypes
 import importlib.util
 import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 from bench.reference import reference_activations
 from common.versions import load_version
 from tests.torch_reference import assert_close
 
-V5, V6 = load_version("v5_codegen"), load_version("v6_threads")
+VERSIONS = V5, V6, V7 = tuple(map(load_version, ("v5_codegen", "v6_threads", "v7_winograd")))
+each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 ZIG = f"{sys.executable} -m ziglang cc" if importlib.util.find_spec("ziglang") else None
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] + ([ZIG] if ZIG else [])
-HERE = [isa.name for isa in V5.compiler.Compiler().isas()]  # the best first
+HERE = list(V5.compiler.Compiler().isas)  # the names of the instruction sets of this machine, the best first
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,9 +38,9 @@ def poison(model):
         buffer.array[...] = np.nan
 
 
-def check_network(model, weights_dir, image):
+def check_network(model, weights_file, image):
     """Compare logits and every probed activation with the float64 reference, from poisoned buffers."""
-    expected = reference_activations(weights_dir, image)
+    expected = reference_activations(weights_file, image)
     poison(model)
     assert_close(model.forward(image), expected["logits"], "logits")
     poison(model)
@@ -49,47 +52,86 @@ def check_network(model, weights_dir, image):
         assert found[name].dtype == np.float32
 
 
+def grouped(array, lanes):
+    """(height, width, channels) -> (channels / lanes, height, width, lanes)."""
+    return array.reshape(*array.shape[:2], -1, lanes).transpose(2, 0, 1, 3)
+
+
 class Operators:
-    """Some steps with buffers and weights of their own, compiled as one library by version 5 or 6."""
+    """Some steps with buffers and weights of their own, compiled as one library."""
 
     def __init__(self, version, isa, threads=1):
         self.version, self.isa, self.threads = version, version.compiler.ISAS[isa], threads
-        self.plan, self.steps, self.packed, self.size = version.buffers.BufferPlan(), [], [], 0
+        self.plan, self.steps, self.packed, self.checks = version.buffers.BufferPlan(), [], [], []
 
-    def take(self, height, width, channels, border=0, block=None):
-        return self.plan.take("buffer", (height, width, channels), block or self.isa.width, border)
+    def take(self, height, width, channels, border=0, lanes=None):
+        return self.plan.take("buffer", (height, width, channels), lanes or self.isa.width, border)
 
     def note(self, operator, x, out, weight=None, bias=None, **arguments):
-        step = self.version.codegen.Step(f"step{len(self.steps)}", operator, x, out, arguments, self.size)
+        offset = sum(packed.size for packed in self.packed)
+        step = self.version.codegen.Step(f"step{len(self.steps)}", operator, x, out, arguments, offset)
         self.steps.append(step)
         if step.has_weights:
-            if "size" in arguments:
-                weight = self.version.winograd.transform_weights(weight.astype(np.float64), arguments["size"])
-            packed = np.full(step.weight_size, np.nan, dtype=np.float32)
-            self.version.weights.pack(weight, bias, x.block, step.weight_blocks(self.isa), packed)
-            assert np.isfinite(packed).all()
-            self.packed.append(packed)
-            self.size += step.weight_size
+            self.packed.append(np.full(step.weight_size, np.nan, dtype=np.float32))
+            self.version.weights.pack(weight, bias, x.lanes, step.weight_layout(self.isa), self.packed[-1])
+            assert np.isfinite(self.packed[-1]).all()
 
-    def compile(self):
-        """Compile the steps; their buffers then have arrays, of zeros."""
-        self.library = self.version.compiler.Compiler().load(
-            self.version.codegen.generate(self.steps, self.isa), self.isa, cache=False
-        )
-        self.weights = self.version.buffers.aligned(self.size)
-        self.weights[...] = np.concatenate(self.packed) if self.packed else 0
-        self.plan.allocate()
-
-    def check(self, noted):
-        """Compile and run; noted: for each step or pair of steps what fills its buffers, and what checks them."""
-        self.compile()
-        for fill, _ in noted:
-            fill()
-        self.run()
-        for _, check in noted:
-            check(self.plan.block)
+    def expect(self, x, data, out, expected, residual=np.nan, tolerance=1e-5):
+        """Have `run` put data (height, width, channels) into x, and compare what it then finds in `out`."""
+        self.checks.append((x, data, out, expected, residual, tolerance))
 
     def run(self):
-        memory = (self.library, self.weights, self.plan.block)
-        program = V5.resnet50.Program(*memory) if self.version is V5 else V6.threads.Pool(*memory, self.threads)
-        program.run(0, len(self.steps))
+        """Compile, fill the buffers, run; compare every result, and every border with zeros."""
+        isa, memory = self.isa, self.plan
+        library = self.version.compiler.Compiler().load(
+            self.version.codegen.generate(self.steps, isa), isa, cache=False
+        )
+        weights = self.version.buffers.aligned(sum(packed.size for packed in self.packed))
+        weights[...] = np.concatenate(self.packed) if self.packed else 0
+        memory.allocate()
+        for buffer in memory.buffers:
+            buffer.array[...] = np.nan
+        for x, data, out, _, residual, _ in self.checks:
+            x.array[...] = grouped(data, x.lanes)
+            out.array[...] = grouped(np.broadcast_to(residual, out.shape), out.lanes)
+        if self.version is V5:
+            library.forward.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+            library.forward(weights.ctypes.data, memory.memory.ctypes.data, 0, len(self.steps))
+        else:
+            self.version.threads.Pool(library, weights, memory.memory, self.threads).run(0, len(self.steps))
+        for x, data, out, expected, _, tolerance in self.checks:
+            assert_close(out.channels_last(), expected, f"{x} to {out}", tolerance)
+            np.testing.assert_array_equal(x.channels_last(), data, err_msg="the input was changed")
+        for buffer in memory.buffers:  # what it holds but its pixels is zero
+            everything = memory.memory[buffer.offset : buffer.offset + buffer.size]
+            assert np.count_nonzero(everything) == np.count_nonzero(buffer.array), f"the border of {buffer} was changed"
+
+
+def note_convolution(operators, rng, case, lanes=None):
+    """Note a convolution of random data, by Winograd's algorithm if the case has the `size` of its tiles."""
+    isa, version, size = operators.isa, operators.version, case.get("size")
+    kernel, stride = case["kernel"], case["stride"]
+    padding = min(case["padding"], kernel // 2)
+    lanes = lanes or isa.width
+    in_channels, out_channels = case["groups"] * lanes, case["panels"] * version.ops.VECTORS * isa.width
+    in_size = [max(case[name], kernel - 2 * padding) for name in ("height", "width")]
+    out_size = [(extent + 2 * padding - kernel) // stride + 1 for extent in in_size]
+    x = operators.take(*in_size, in_channels, border=padding, lanes=lanes)
+    out = operators.take(*out_size, out_channels, border=case["border"])
+    data, residual = (rng.standard_normal(buffer.shape).astype(np.float32) for buffer in (x, out))
+    weight = rng.standard_normal((out_channels, kernel, kernel, in_channels)).astype(np.float32)
+    bias = rng.standard_normal(out_channels).astype(np.float32)
+    if size:
+        tiles = operators.take(*version.winograd.tiled_shape(isa, x, out, size), in_channels)
+        transformed = version.winograd.transform_weights(weight.astype(np.float64), size)
+        operators.note(version.winograd.winograd_input, x, tiles, size=size)
+        operators.note(version.winograd.winograd_conv2d, tiles, out, transformed, bias, size=size)
+    else:
+        options = {"kernel": kernel, "stride": stride, "padding": padding, "add": case["add"], "relu": case["relu"]}
+        operators.note(version.ops.conv2d, x, out, weight, bias, **options)
+    arrays = data.transpose(2, 0, 1)[None], weight.transpose(0, 3, 1, 2), bias
+    tensors = [torch.from_numpy(array.astype(np.float64)) for array in arrays]
+    expected = torch.nn.functional.conv2d(*tensors, stride=stride, padding=padding)[0].numpy().transpose(1, 2, 0)
+    expected = expected + residual * case["add"]
+    expected = np.maximum(expected, 0) if case["relu"] else expected
+    operators.expect(x, data, out, expected, residual if case["add"] else np.nan, 3e-5 if size else 1e-5)
