@@ -31,19 +31,16 @@ STEPS = (
     Step(
         "v4_no_alloc",
         "v5_codegen",
-        frozenset("buffers.py codegen.py compiler.py infer.py ops.py resnet50.py show.py weights.py".split()),
+        frozenset(
+            {"buffers.py", "codegen.py", "compiler.py", "infer.py", "ops.py", "resnet50.py", "show.py", "weights.py"}
+        ),
         1000,
     ),
-    Step(
-        "v5_codegen",
-        "v6_threads",
-        frozenset("codegen.py infer.py ops.py resnet50.py threads.py".split()),
-        300,
-    ),
+    Step("v5_codegen", "v6_threads", frozenset({"codegen.py", "infer.py", "ops.py", "resnet50.py", "threads.py"}), 300),
     Step(
         "v6_threads",
         "v7_winograd",
-        frozenset("codegen.py ops.py resnet50.py weights.py winograd.py".split()),
+        frozenset({"codegen.py", "ops.py", "resnet50.py", "weights.py", "winograd.py"}),
         360,
     ),
 )
