@@ -13,14 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_info
 
 from bench import peers, profile
 from bench.allocations import counted_allocations
 from common.versions import ROOT, load_version
-
-Image = NDArray[np.float32]  # (size, size, 3)
 
 
 def main() -> None:
@@ -41,15 +38,13 @@ def main() -> None:
 
 
 class Child:
-    """One version or engine and one picture. Its methods are what a parent may ask for.
+    """One version or engine and one picture, (size, size, 3) float32. Its methods are what a parent may ask for.
 
     versions: where the version's directory is. cache: whether compiled code may come from an earlier start.
     trace: prepare for `profile`.
     """
 
-    def __init__(
-        self, name: str, weights: Path, image: Image, threads: int, versions: Path = ROOT, cache=True, trace=False
-    ):
+    def __init__(self, name: str, weights: Path, image, threads: int, versions=ROOT, cache=True, trace=False):
         self.image = image
         start = time.perf_counter()
         if name in peers.PEERS:

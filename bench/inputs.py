@@ -25,12 +25,9 @@ class InputError(Exception):
 @dataclass(frozen=True)
 class Inputs:
     weights: Path
+    size: int
     image: NDArray[np.float32]  # (size, size, 3)
     logits: NDArray[np.float64]  # (num_classes,)
-
-    @property
-    def size(self) -> int:
-        return self.image.shape[0]
 
     @property
     def flops(self) -> int:
@@ -51,11 +48,10 @@ def make_inputs(size: int = 224, weights: Path | None = None) -> Inputs:
             raise InputError(made.stderr.strip().split("\n")[-1])
     image = picture(size)
     try:
-        return Inputs(chosen, image, reference_logits(chosen, image))
+        return Inputs(chosen, size, image, reference_logits(chosen, image))
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"weights in {chosen}: {error}; make some: python common/export_weights.py synthetic --out {chosen}"
-        ) from None
+        remedy = f"python common/export_weights.py synthetic --out {chosen}"
+        raise InputError(f"weights in {chosen}: {error}; make some: {remedy}") from None
 
 
 def source(weights: Path) -> str:

@@ -30,19 +30,19 @@ class Entrant(NamedTuple):
 class Contender:
     """An entrant's processes, and what they have shown so far. `rounds`: seconds a picture of all together."""
 
-    def __init__(self, entrant: Entrant, inputs: Inputs, cache: bool = False):
+    def __init__(self, entrant: Entrant, inputs: Inputs, cache: bool):
         self.entrant, self.inputs = entrant, inputs
-        self.workers, self.error, self.rounds, self.pictures = [], 0.0, [], []
+        self.workers, self.error, self.rounds, self.pictures, self.slow = [], 0.0, [], [], False
         try:
             for number in range(entrant.processes):
                 cores = own_cores(number, entrant.threads) if entrant.processes > 1 else None
-                self.workers.append(Worker(entrant.version, inputs, entrant.threads, cache=cache, cores=cores))
+                self.workers.append(Worker(entrant.version, inputs, entrant.threads, cores, cache=cache))
             first = self.run(1, 0.0)
         except BaseException:
             self.close()
             raise
-        self.slow = max(seconds for (seconds,) in first) > SLOW
-        if self.slow:
+        if max(first)[0] > SLOW:
+            self.slow = True
             self.note(first)
 
     def run(self, pictures: int, duration: float) -> list[list[float]]:
@@ -50,11 +50,11 @@ class Contender:
         for worker in self.workers:
             worker.resume()
             worker.request("pictures", pictures, duration)
-        replies = [worker.reply() for worker in self.workers]
+        times, outputs = zip(*[worker.reply() for worker in self.workers])
         for worker in self.workers:
             worker.pause()
-        self.error = max(self.error, *(check_logits(logits, self.inputs.logits) for _, logits in replies))
-        return [seconds for seconds, _ in replies]
+        self.error = max(self.error, *(check_logits(logits, self.inputs.logits) for logits in outputs))
+        return times
 
     def note(self, times: list[list[float]]) -> None:
         self.rounds.append(1 / sum(len(seconds) / sum(seconds) for seconds in times))
@@ -68,14 +68,10 @@ class Contender:
         for worker in self.workers:
             worker.resume()
         found = [worker.ask("resources", not self.slow) for worker in self.workers]
-        facts = found[0] | {
-            "threads": self.workers[0].facts["threads"],
-            "processes": self.entrant.processes,
-            "gflops": self.inputs.flops / median(self.rounds) / 1e9,
-            "max_abs_error": self.error,
-            "startup_seconds": self.workers[0].facts["startup_seconds"],
-            "peak_memory": sum(resources["peak_memory"] for resources in found),
-        }
+        facts = self.workers[0].facts | found[0]
+        facts["peak_memory"] = sum(resources["peak_memory"] for resources in found)
+        facts |= {"processes": self.entrant.processes, "max_abs_error": self.error}
+        facts["gflops"] = self.inputs.flops / median(self.rounds) / 1e9
         return entry(name, group, self.rounds, extra_info(self.entrant.version, self.inputs, self.pictures, **facts))
 
     def close(self) -> None:

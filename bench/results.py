@@ -95,8 +95,9 @@ def load(path: Path) -> dict:
 
 
 def group(results: dict, name: str) -> list[dict]:
-    """The benchmarks of one experiment, in the order in which they were run."""
-    return [benchmark for benchmark in results["benchmarks"] if benchmark["group"] == name]
+    """The entries of one experiment in the order in which they were run: name, extra_info and stats in one dict."""
+    found = [benchmark for benchmark in results["benchmarks"] if benchmark["group"] == name]
+    return [{"name": benchmark["name"]} | benchmark["extra_info"] | benchmark["stats"] for benchmark in found]
 
 
 def rounded(value):

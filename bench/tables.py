@@ -46,10 +46,10 @@ def digits(value: float | None, unit: float = 1) -> str:
     return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:#.3g}"
 
 
-def milliseconds(stats: dict) -> str:
+def milliseconds(row: dict) -> str:
     """The median and half the distance between the quartiles."""
-    spread = float(f"{stats['iqr'] / 2e-3:.1g}")
-    return digits(stats["median"], 1e-3) + (f" ± {spread:g}" if stats["rounds"] > 1 else " (one run)")
+    spread = float(f"{row['iqr'] / 2e-3:.1g}")
+    return digits(row["median"], 1e-3) + (f" ± {spread:g}" if row["rounds"] > 1 else " (one run)")
 
 
 def factor(value: float | None) -> str:
@@ -58,9 +58,9 @@ def factor(value: float | None) -> str:
 
 def ratio(one: dict, other: dict) -> float:
     """How many times as long `one` takes as `other`: the median of the rounds' own ratios."""
-    if 1 in (one["stats"]["rounds"], other["stats"]["rounds"]):  # version 1, which does not take turns
-        return one["stats"]["median"] / other["stats"]["median"]
-    return median(a / b for a, b in zip(one["stats"]["data"], other["stats"]["data"]))
+    if 1 in (one["rounds"], other["rounds"]):  # version 1, which does not take turns
+        return one["median"] / other["median"]
+    return median(a / b for a, b in zip(one["data"], other["data"]))
 
 
 def ceiling(results: dict, what: str, threads: int) -> float:
@@ -75,35 +75,32 @@ def race_counts(results: dict) -> list[int]:
     return sorted(int(name.split()[1]) for name in groups if name.startswith("race, "))
 
 
-def steps(results: dict) -> dict[str, dict]:
+def step_rows(results: dict) -> dict[str, dict]:
     """{version: what its row needs}, from the race on all cores; versions that failed are left out."""
-    raced = {b["name"]: b for count in race_counts(results)[-1:] for b in group(results, race_group(count))}
-    alone = [b for b in group(results, "throughput") if b["extra_info"]["threads"] == 1]
-    rates = {b["extra_info"]["version"]: 1 / b["stats"]["median"] for b in alone}
+    raced = {row["name"]: row for count in race_counts(results)[-1:] for row in group(results, race_group(count))}
+    alone = {row["version"]: row for row in group(results, "throughput") if row["threads"] == 1}
     rows = {}
     for before, name in zip((None, *VERSIONS), VERSIONS):
-        if found := raced.get(name):
-            extra, stats = found["extra_info"], found["stats"]
-            rows[name] = extra | {
-                "stats": stats,
-                "of_peak": extra["gflops"] * 1e9 / ceiling(results, "flops", extra["threads"]),
-                "images": rates.get(name),
-                "previous": ratio(raced[before], found) if before in raced else None,
-                "first": ratio(raced[VERSIONS[0]], found) if VERSIONS[0] in raced else None,
+        if row := raced.get(name):
+            rows[name] = row | {
+                "of_peak": row["gflops"] * 1e9 / ceiling(results, "flops", row["threads"]),
+                "images": 1 / alone[name]["median"] if name in alone else None,
+                "previous": ratio(raced[before], row) if before in raced else None,
+                "first": ratio(raced[VERSIONS[0]], row) if VERSIONS[0] in raced else None,
             }
     return rows
 
 
 STEP_CELLS: dict[str, Callable[[dict], str]] = {
-    "one picture, ms": lambda row: milliseconds(row["stats"]),
+    "one picture, ms": lambda row: milliseconds(row),
     "× previous": lambda row: factor(row["previous"]),
     "× v1": lambda row: factor(row["first"]),
     "effective GFLOP/s": lambda row: digits(row["gflops"]),
     "of peak": lambda row: f"{digits(row['of_peak'], 0.01)} %",
     "images/s": lambda row: digits(row["images"]),
-    "arrays": lambda row: digits(row.get("arrays")),
+    "arrays": lambda row: f"{row.get('arrays', MISSING)}",
     "allocated, MiB": lambda row: digits(row.get("array_bytes"), 2**20),
-    "page faults": lambda row: digits(row.get("faults")),
+    "page faults": lambda row: f"{row.get('faults', MISSING)}",
     "memory, MiB": lambda row: digits(row["peak_memory"], 2**20),
     "start-up, s": lambda row: digits(row["startup_seconds"]),
     "error of a logit": lambda row: f"{row['max_abs_error']:.0e}",
@@ -113,7 +110,7 @@ STEP_CELLS: dict[str, Callable[[dict], str]] = {
 def all_steps(results: dict) -> Table:
     """All versions, and the published figures of the project that inspired them."""
     cells = {heading: cell for heading, cell in STEP_CELLS.items() if heading not in ("allocated, MiB", "page faults")}
-    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in steps(results).items()]
+    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in step_rows(results).items()]
     published = ", ".join(f"{step['ms']:,}" for step in PUBLISHED["steps"].values())
     notes = [
         "Medians ± half the distance between the quartiles, versions taking turns; `v1_loops` ran once. Effective: of "
@@ -125,7 +122,7 @@ def all_steps(results: dict) -> Table:
 
 def step(results: dict, version: str) -> Table:
     """One version beside the one before it, a column each."""
-    place, rows = VERSIONS.index(version), steps(results)
+    place, rows = VERSIONS.index(version), step_rows(results)
     shown = [name for name in VERSIONS[max(0, place - 1) : place + 1] if name in rows]
     table = [[heading, *(cell(rows[name]) for name in shown)] for heading, cell in STEP_CELLS.items()]
     return Table(["", *(f"`{name}`" for name in shown)], table, failures(results, "race") + environment(results).notes)
@@ -138,46 +135,41 @@ def failures(results: dict, of: str) -> list[str]:
 
 
 def race(results: dict) -> Table:
-    """Every race: the times, over the fastest's round by round; how the last versions compare with the engines."""
-    rows, notes = {}, failures(results, "race")
+    """The races: times, and how often the fastest's, round by round; how our last versions compare with the engines."""
+    rows, notes = [], failures(results, "race")
     for count in race_counts(results):
-        timed = {b["name"]: b for b in group(results, race_group(count)) if b["extra_info"]["threads"] == count}
-        order = sorted(timed.values(), key=lambda b: b["stats"]["median"])
-        for name, benchmark in timed.items():
-            cells = [milliseconds(benchmark["stats"]), f"{ratio(benchmark, order[0]):.3g}"]
-            rows.setdefault(name, {})[count] = cells
-        ours = [name for name in (VERSIONS[4 if count == 1 else 5], VERSIONS[6]) if name in timed]
-        for engine in [b for b in order if ours and b["name"] not in VERSIONS][:1]:
-            claims = [f"`{name}` is **{ratio(engine, timed[name]):.2f} times**" for name in ours]
-            notes.append(
-                f"On {plural(count, 'thread')} {', '.join(claims)} as fast as the fastest engine, {engine['name']}."
-            )
-    counts = race_counts(results)
-    table = [[f"`{n}`", *(cell for c in counts for cell in own.get(c, [MISSING] * 2))] for n, own in rows.items()]
-    return Table(["", *(h for c in counts for h in (f"{plural(c, 'thread')}, ms", "÷ fastest"))], table, notes)
+        timed = [row for row in group(results, race_group(count)) if row["threads"] == count]
+        order = sorted(timed, key=lambda row: row["median"])
+        for row in timed:
+            cells = [milliseconds(row), f"{ratio(row, order[0]):.3g}", f"{row['max_abs_error']:.0e}"]
+            rows.append([f"`{row['name']}`", str(count), *cells])
+        ours = [row for row in timed if row["name"] in (VERSIONS[4 if count == 1 else 5], VERSIONS[6])]
+        for engine in [row for row in order if ours and row["name"] not in VERSIONS][:1]:
+            claims = ", ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
+            notes.append(f"On {plural(count, 'thread')} {claims} as fast as the fastest engine, {engine['name']}.")
+    return Table(["", "threads", "one picture, ms", "÷ fastest", "error of a logit"], rows, notes)
 
 
 def environment(results: dict) -> Table:
-    info, peak = results["machine_info"], results["peak"]
+    info, peak = results["machine_info"], [digits(results["peak"][key], 1e9) for key in ("flops_1", "flops")]
     commits = ", ".join(dict.fromkeys(b["extra_info"]["commit"] for b in results["benchmarks"]))
     sentence = (
         f"Measured on {info['processor']}, {info['cores']} of {info['cores_in_machine']} cores; peak GFLOP/s measured: "
-        f"one core {digits(peak['flops_1'], 1e9)}, all {digits(peak['flops'], 1e9)}; {info['python']}, NumPy "
-        f"{info['numpy']} with {info['blas']}; {info['compiler']}; {info['os']}; commit {commits}, "
-        f"{results['datetime'][:10]}."
+        f"one core {peak[0]}, all {peak[1]}; {info['python']}, NumPy {info['numpy']} with {info['blas']}; "
+        f"{info['compiler']}; {info['os']}; commit {commits}, {results['datetime'][:10]}."
     )
     return Table(notes=[sentence])
 
 
 def operators(results: dict) -> Table:
     """Where the time of the versions that call NumPy's operators goes."""
-    profiled = {b["name"]: b["extra_info"]["parts"].values() for b in group(results, "profile")}
-    profiled = {name: parts for name, parts in profiled.items() if name in VERSIONS[:4]}
+    profiled = {row["name"]: row["parts"].values() for row in group(results, "profile")}
+    names = [name for name in profiled if name in VERSIONS[:4]]
     rows = []
     for operator in OPERATORS:
-        sums = [sum(part.get(operator, 0.0) for part in parts) for parts in profiled.values()]
+        sums = [sum(part.get(operator, 0.0) for part in profiled[name]) for name in names]
         rows.append([f"`{operator}`", *(digits(seconds or None, 1e-3) for seconds in sums)])
-    return Table(["operator, ms", *(f"`{name}`" for name in profiled)], rows)
+    return Table(["operator, ms", *(f"`{name}`" for name in names)], rows)
 
 
 def ceilings(results: dict) -> Table:
@@ -194,11 +186,10 @@ def ceilings(results: dict) -> Table:
 def threads(results: dict) -> Table:
     """More and more threads: the speed-up, and the serial share that it means (Amdahl 1967)."""
     rows, alone = [], {}
-    for b in group(results, "scaling, threads"):
-        version, count = b["extra_info"]["version"], b["extra_info"]["threads"]
-        speedup = ratio(alone.setdefault(version, b), b)
+    for row in group(results, "scaling, threads"):
+        count, speedup = row["threads"], ratio(alone.setdefault(row["version"], row), row)
         share = MISSING if count == 1 else f"{100 * serial_share(speedup, count):.1f} %"
-        rows.append([f"`{version}`", str(count), milliseconds(b["stats"]), factor(speedup), share])
+        rows.append([f"`{row['version']}`", str(count), milliseconds(row), factor(speedup), share])
     return Table(["", "threads", "one picture, ms", "speed-up", "serial share"], rows)
 
 
@@ -209,7 +200,7 @@ def serial_share(speedup: float, threads: int) -> float:
 
 def winograd(results: dict) -> Table:
     """The 3x3 convolutions with stride 1 in versions 6 and 7."""
-    profiles = {b["name"]: b["extra_info"]["parts"] for b in group(results, "profile")}
+    profiles = {row["name"]: row["parts"] for row in group(results, "profile")}
     if not set(VERSIONS[5:7]) <= profiles.keys():
         return Table(notes=["Not measured: a profile of versions 6 and 7."])
     found = [layer for layer in layers(results["settings"]["image_size"]) if (layer.kernel, layer.stride) == (3, 1)]
@@ -233,31 +224,29 @@ def floor(layer: Layer, results: dict, threads: int) -> tuple[float, str]:
 
 def profile(results: dict, version: str) -> Table:
     """Every layer's time, effective rate, share of the picture's time, and distance from its floor."""
-    (benchmark,) = (b for b in group(results, "profile") if b["name"] == version)
-    extra, total, rows = benchmark["extra_info"], benchmark["stats"]["median"], []
+    (profiled,) = (row for row in group(results, "profile") if row["name"] == version)
+    parts, total, rows = profiled["parts"], profiled["median"], []
     described = {layer.name: layer for layer in layers(results["settings"]["image_size"])}
-    for name, part in (extra["parts"] | {"between layers": {}}).items():
-        seconds = sum(part.values()) or total - sum(sum(part.values()) for part in extra["parts"].values())
-        row = [name, "", digits(seconds, 1e-3), f"{seconds / total:.1%}"]
+    rest = total - sum(sum(part.values()) for part in parts.values())
+    for name, part in (parts | {"between layers": {"": rest}}).items():
+        seconds = sum(part.values())
+        cells = [name, "", digits(seconds, 1e-3), f"{seconds / total:.1%}"]
         if layer := described.get(name):
-            row[1] = "×".join(map(str, layer.in_shape)) + f", {layer.kernel}×{layer.kernel} / {layer.stride}"
-            least, limit = floor(layer, results, extra["threads"])
-            rest = sum(seconds for operator, seconds in part.items() if operator not in PRODUCTS)
-            row += [digits(layer.flops / seconds, 1e9), f"{seconds / least:.2f}", limit, digits(rest or None, 1e-3)]
-        rows.append(row)
+            cells[1] = "×".join(map(str, layer.in_shape)) + f", {layer.kernel}×{layer.kernel} / {layer.stride}"
+            least, limit = floor(layer, results, profiled["threads"])
+            other = seconds - sum(part.get(operator, 0.0) for operator in PRODUCTS)
+            cells += [digits(layer.flops / seconds, 1e9), f"{seconds / least:.2f}", limit, digits(other, 1e-3)]
+        rows.append(cells)
     headings = ["layer", "input, kernel", "ms", "share", "eff. GFLOP/s", "× floor", "floor set by", "rest, ms"]
-    return Table(
-        headings, rows, [f"{version}, {plural(extra['threads'], 'thread')}: {milliseconds(benchmark['stats'])} ms"]
-    )
+    return Table(headings, rows, [f"{version}, {plural(profiled['threads'], 'thread')}: {milliseconds(profiled)} ms"])
 
 
 def throughput(results: dict) -> Table:
     """Pictures a second of every way to share the cores, and how long each picture takes in it."""
     rows = []
-    for b in group(results, "throughput"):
-        extra = b["extra_info"]
-        times = [digits(extra[key], 1e-3) for key in ("p50", "p95", "p99")]
-        rows.append([b["name"], digits(1 / b["stats"]["median"]), *times, digits(extra["peak_memory"], 2**20)])
+    for row in group(results, "throughput"):
+        times = [digits(row[key], 1e-3) for key in ("p50", "p95", "p99")]
+        rows.append([row["name"], digits(1 / row["median"]), *times, digits(row["peak_memory"], 2**20)])
     headings = ["processes × threads", "images/s", "a picture: p50, ms", "p95", "p99", "memory, MiB"]
     return Table(headings, rows, failures(results, "throughput"))
 
@@ -265,8 +254,8 @@ def throughput(results: dict) -> Table:
 def sizes(results: dict) -> Table:
     """A row a contender, a column a picture size."""
     points: dict[str, dict[int, str]] = {}
-    for b in group(results, "scaling, image size"):
-        points.setdefault(b["extra_info"]["version"], {})[b["extra_info"]["image_size"]] = milliseconds(b["stats"])
+    for row in group(results, "scaling, image size"):
+        points.setdefault(row["version"], {})[row["image_size"]] = milliseconds(row)
     columns = sorted({size for own in points.values() for size in own})
     rows = [[version, *(own.get(size, MISSING) for size in columns)] for version, own in points.items()]
     return Table(["ms at size", *map(str, columns)], rows, failures(results, "scaling"))

@@ -26,26 +26,18 @@ def main(names: list[str], weights: Path = WEIGHTS) -> int:
     if not source(weights).startswith(("torchvision", "demo")):
         print(f"nothing to check: {weights.name} does not know ImageNet; `make weights` fetches weights that do")
         return 0
-    pictures = [Path(skimage.data.__file__).parent / name for name in RIGHT]
-    wrong = 0
-    for version in VERSIONS:
-        if not names or version.startswith(tuple(names)):
-            wrong += check(version, pictures, weights)
+    pictures, wrong = [Path(skimage.data.__file__).parent / name for name in RIGHT], 0
+    for version in (version for version in VERSIONS if not names or version.startswith(tuple(names))):
+        command = [sys.executable, ROOT / version / "infer.py", *pictures, "--json", "--weights", weights]
+        lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+        records = {Path(record["picture"]).name: record for record in map(json.loads, lines)}
+        for name, right in RIGHT.items():
+            seen = [found["label"] for found in records.get(name, {}).get("predictions", [])]
+            wrong += not right & set(seen)
+            verdict = "right" if right & set(seen) else "WRONG"
+            print(f"{version:14} {name:12} {verdict} {', '.join(seen) or 'no answer'}", flush=True)
     print(f"{wrong} wrong" if wrong else "all right")
     return 1 if wrong else 0
-
-
-def check(version: str, pictures: list[Path], weights: Path) -> int:
-    """Classify the pictures with one version; return how many have no right class among their top five."""
-    command = [sys.executable, ROOT / version / "infer.py", *pictures, "--json", "--weights", weights]
-    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    labels = {name: [] for name in RIGHT}
-    for record in map(json.loads, lines):
-        labels[Path(record["picture"]).name] = [found["label"] for found in record.get("predictions", [])]
-    for name, found in labels.items():
-        ok = "right" if RIGHT[name] & set(found) else "WRONG"
-        print(f"{version:14} {name:12} {ok} {', '.join(found) or 'no answer'}", flush=True)
-    return sum(not RIGHT[name] & set(found) for name, found in labels.items())
 
 
 if __name__ == "__main__":
