@@ -36,7 +36,8 @@ def evaluate(version: str, pictures: Labelled, names: list[str], weights: Path) 
     with tempfile.TemporaryDirectory() as directory, closing(run(version, directory, weights)) as records:
         lay_out(pictures, Path(directory))
         for done, record in enumerate(records, start=1):
-            print(f"{version}: {done} of {len(pictures)}", end="\r", file=sys.stderr)
+            if sys.stderr.isatty():
+                print(f"{version}: {done} of {len(pictures)}", end="\r", file=sys.stderr)
             file, label = pictures[int(Path(record["picture"]).stem)]
             if "error" in record:
                 raise DataError(record["error"].replace(record["picture"], str(file)))
