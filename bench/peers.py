@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from common.pretrained import import_torchvision
+from common.torchvision_import import import_torchvision
 
 Array = NDArray[np.float32]
 Forward = Callable[[Array], Array]

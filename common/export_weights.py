@@ -6,10 +6,11 @@
     python common/export_weights.py demo                  the small model of our own, 200 classes
     python common/export_weights.py synthetic             random weights, for timing and tests
 
-weights/README.md describes the sources and the file. Only `torchvision` and `checkpoint` need PyTorch.
+weights/README.md describes the sources and the file. Nothing here needs PyTorch.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +22,15 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
-from common import pretrained  # noqa: E402
+from common.checkpoint import checkpoint  # noqa: E402
 from common.packed import unpack  # noqa: E402
+from common.pretrained import RELEASES, pretrained  # noqa: E402
 from common.synthetic import synthetic  # noqa: E402
 from common.weights_file import IMAGENET_V1, ExportError, intact, refuse_to_replace, write_weights  # noqa: E402
 
 DEFAULT_OUT = ROOT / "weights" / "resnet50.safetensors"
 DEMO = ROOT / "weights" / "demo" / "resnet50.npz"
 RANDOM = "these weights are random numbers; the predictions mean nothing"
-TAGS = ("IMAGENET1K_V2", "IMAGENET1K_V1")
 
 
 class Export(NamedTuple):
@@ -44,13 +45,13 @@ class Export(NamedTuple):
 
 def from_torchvision(args: argparse.Namespace) -> Export:
     """torchvision's pretrained weights, with ImageNet's labels and the preprocessing they expect."""
-    tensors, labels, preprocessing = pretrained.pretrained(args.tag)
+    tensors, labels, preprocessing = pretrained(args.tag, args.url)
     return Export(tensors, f"torchvision {args.tag}", labels, preprocessing)
 
 
 def from_checkpoint(args: argparse.Namespace) -> Export:
     """A user's own state dict; what is not given of the preprocessing is IMAGENET1K_V1's."""
-    tensors = pretrained.checkpoint(args.file)
+    tensors = checkpoint(args.file)
     given = {key: value for key in IMAGENET_V1 if (value := getattr(args, key, None)) is not None}
     labels = read_labels(args.labels) if args.labels else class_numbers(len(tensors["fc.bias"]))
     note = "" if args.labels else "the classes have no names; --labels FILE, with one name a line, gives them"
@@ -77,10 +78,11 @@ def from_auto(args: argparse.Namespace) -> Export:
     """Pretrained weights, else the demo model. Intact weights give way to pretrained ones only."""
     try:
         return from_torchvision(args)
-    except ExportError as error:
+    except (ExportError, KeyboardInterrupt) as error:
+        why = str(error) or "interrupted"
         if manifest := intact(args.out):
-            raise ExportError(f"{args.out} keeps its weights ({manifest['source']}): {error}") from None
-        print(f"torchvision's weights, the better ones, cannot be had: {error}", file=sys.stderr)
+            raise ExportError(f"{args.out} keeps its weights ({manifest['source']}): {why}") from None
+        print(f"going on without torchvision's weights, the better ones: {why}", file=sys.stderr)
         return from_demo(args)
 
 
@@ -99,7 +101,8 @@ def class_numbers(num_classes: int) -> list[str]:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line; `export` is the function of the source."""
     parser = argparse.ArgumentParser(parents=[places()], description=__doc__.partition("\n")[0])
-    parser.set_defaults(export=from_auto, out=DEFAULT_OUT, force=False, tag=TAGS[0], file=None)
+    mirror = os.environ.get("RESNET50_URL")
+    parser.set_defaults(export=from_auto, out=DEFAULT_OUT, force=False, tag=next(iter(RELEASES)), url=mirror, file=None)
     sources = parser.add_subparsers(metavar="SOURCE", help="`SOURCE --help` lists its options")
 
     def source(name, export, summary):
@@ -109,7 +112,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     source("auto", from_auto, "the default: pretrained weights, else the demo model; says which")
     option = source("torchvision", from_torchvision, "pretrained weights, downloaded (98 MB)")
-    option("--tag", choices=TAGS, default=TAGS[0], help="which training of them (default: %(default)s)")
+    option("--tag", choices=RELEASES, default=next(iter(RELEASES)), help="which training (default: %(default)s)")
+    option("--url", default=mirror, help="a mirror's address of the file, or its path here (default: $RESNET50_URL)")
     option = source("demo", from_demo, "the small model of our own, or another packed one")
     option("file", type=Path, nargs="?", help="what training/train.py packed (default: the one in weights/demo)")
     option = source("synthetic", from_synthetic, "random weights, the same for one seed on every machine")

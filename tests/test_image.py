@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from common.pretrained import import_torchvision
+from common.torchvision_import import import_torchvision
 from common.versions import load_version
 
 image = load_version("v1_loops").image  # byte-identical in every version: tests/test_steps.py

@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 from common.packed import pack
-from common.pretrained import import_torchvision
+from common.torchvision_import import import_torchvision
 from common.versions import ROOT, load_version
 from common.weights_file import IMAGENET_V1, ExportError
 from tests.conftest import SEED

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from common.pretrained import import_torchvision
+from common.torchvision_import import import_torchvision
 
 torch.set_num_threads(1)
 PROBES = ("stem", "layer1", "layer2", "layer3", "layer4", "avgpool")

@@ -32,8 +32,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
+from common.checkpoint import checkpoint  # noqa: E402
 from common.packed import pack, unpack  # noqa: E402
-from common.pretrained import checkpoint, import_torchvision  # noqa: E402
+from common.torchvision_import import import_torchvision  # noqa: E402
 from common.weights_file import ExportError  # noqa: E402
 from training import batches, history  # noqa: E402
 from training.batches import Dataset  # noqa: E402
