@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,105 +14,94 @@ from bench.peers import PEERS
 from common.machine import available_cores
 from common.versions import ROOT, VERSIONS
 
-HELP = {
-    "race": "versions and other engines, taking turns",
-    "profile": "where a version's time goes, layer by layer",
-    "throughput": "pictures a second: one process a core against one picture on all cores",
-    "scaling": "time against threads, and against the picture's size",
-}
-SHOWN = {
-    "race": lambda found: [tables.race(found)],
-    "profile": lambda found: [tables.profile(found, b["name"]) for b in results.group(found, "profile")],
-    "throughput": lambda found: [tables.throughput(found)],
-    "scaling": lambda found: [tables.threads(found), tables.sizes(found)],
+# {command: (help, what runs it, the tables that it prints)}
+EXPERIMENTS = {
+    "race": (
+        "versions and other engines, taking turns",
+        lambda inputs, a: experiments.races(inputs, a.threads, a.names, a.rounds),
+        lambda found: [tables.race(found)],
+    ),
+    "profile": (
+        "where a version's time goes, layer by layer",
+        lambda inputs, a: experiments.profiles(inputs, a.threads, a.names, a.rounds),
+        lambda found: [tables.profile(found, row["name"]) for row in results.group(found, "profile")],
+    ),
+    "throughput": (
+        "pictures a second: one process a core against one picture on all cores",
+        lambda inputs, a: experiments.throughput(inputs, a.threads, a.names),
+        lambda found: [tables.throughput(found)],
+    ),
+    "scaling": (
+        "time against threads, and against the picture's size",
+        lambda inputs, a: experiments.scaling(inputs, a.threads, a.names, a.sizes),
+        lambda found: [tables.threads(found), tables.sizes(found)],
+    ),
 }
 
 
-def measure(arguments: argparse.Namespace) -> int:
+def measure(arguments: argparse.Namespace, chosen: list[str], out: Path) -> int:
     """Run experiments one by one, each stored when it is done, and print their tables. Return the exit status."""
-    inputs, cores = make_inputs(arguments.size, arguments.weights), arguments.threads or available_cores()
-    chosen = vars(arguments).get("only", [arguments.command])
-    counts = [arguments.threads] if arguments.threads else sorted({1, cores})
-    run = {
-        "race": partial(experiments.races, inputs, counts, arguments.names, arguments.rounds),
-        "profile": partial(experiments.profiles, inputs, cores, arguments.names, arguments.rounds),
-        "throughput": partial(experiments.throughput, inputs, cores, arguments.names),
-        "scaling": partial(experiments.scaling, inputs, cores, arguments.names, arguments.sizes),
-    }
-    out = arguments.out or results.RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{arguments.command}.json"
-    for experiment in chosen:
-        peak = measured_peak()
-        benchmarks, failed = run[experiment]()
-        peak = {what: max(value, peak[what]) for what, value in measured_peak().items()}
-        found = results.update(out, benchmarks, failed, peak, inputs)
-        for table in SHOWN[experiment](found):
+    inputs = make_inputs(arguments.size, arguments.weights)
+    for name in chosen:
+        _, run, shown = EXPERIMENTS[name]
+        results.update(out, [], [], measured_peak(), inputs)  # refuses another machine's file before the minutes
+        benchmarks, failed = run(inputs, arguments)
+        found = results.update(out, benchmarks, failed, measured_peak(), inputs)
+        for table in [*shown(found), tables.environment(found)]:
             print(table.text("simple"), end="\n\n")
-    print(tables.environment(found).text("simple"), f"results: {out}", sep="\n")
+    print(f"results: {out}")
     return 1 if found["failed"] else 0
 
 
-def draw(arguments: argparse.Namespace) -> int:
-    from bench.plots import draw_all  # matplotlib takes a second to load, and most commands draw nothing
+def act(arguments: argparse.Namespace) -> int:
+    names, command = arguments.names, arguments.command
+    if command == "plot":
+        from bench.plots import draw_all  # matplotlib takes a second to load, and most commands draw nothing
 
-    for path in draw_all(results.load(arguments.results), arguments.results.parent):
-        print(f"drawn: {path}")
-    return 0
-
-
-def write_tables(arguments: argparse.Namespace) -> int:
-    found = results.load(arguments.results)
-    for path in arguments.files or tables.marked(ROOT):
-        tables.rewrite(path, found)
-        print(f"{path}: tables from {arguments.results}")
+        print(*draw_all(results.load(arguments.results), arguments.results.parent), sep="\n")
+    elif command == "table":
+        for path in map(Path, names) if names else tables.marked(ROOT):
+            tables.rewrite(path, results.load(arguments.results))
+            print(path)
+    elif command == "reference":
+        arguments.names, chosen = (), [named(EXPERIMENTS, name) for name in names or EXPERIMENTS]
+        return measure(arguments, chosen, arguments.out or results.REFERENCE)
+    else:
+        arguments.names = [named((*VERSIONS, *PEERS), name) for name in names]
+        default = results.RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
+        return measure(arguments, [command], arguments.out or default)
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, text in (HELP | {"reference": "all of them, for the results that the repository carries"}).items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(act=measure, names=(), sizes=experiments.SIZES, out=None)
-        command.add_argument("--size", type=image_size, default=224, help="of the picture in pixels (default: 224)")
-        command.add_argument("--threads", type=thread_count, help="default: all cores; a race: one, then all")
-        command.add_argument("--weights", type=Path, metavar="FILE", help="default: the exported ones, else synthetic")
-        command.add_argument("--rounds", type=int, default=15, help="of a race or a profile (default: 15)")
-        command.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
-        if name in HELP:
-            known = VERSIONS if name == "profile" else (*VERSIONS, *PEERS)
-            command.add_argument("names", nargs="*", type=partial(named, known), metavar="NAME", help=", ".join(known))
-        if name == "scaling":
-            command.add_argument("--sizes", nargs="+", type=image_size, metavar="PIXELS")
-        if name == "reference":
-            command.set_defaults(out=results.REFERENCE)
-            command.add_argument(
-                "--only", nargs="+", choices=HELP, default=list(HELP), help="these anew, the rest stays"
-            )
-    for name, act, text in (
-        ("plot", draw, "draw a results file's pictures beside it"),
-        ("table", write_tables, "rewrite the tables between markers in Markdown files"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(act=act)
-        command.add_argument("--results", type=Path, default=results.REFERENCE, metavar="FILE")
-        if name == "table":
-            command.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: all that have markers")
-    return whole
+    texts = [f"{name}: {text}" for name, (text, *_) in EXPERIMENTS.items()]
+    texts.append("reference: all of these, for the results that the repository carries, or those named, anew")
+    texts += ["plot: draw a results file's pictures beside it", "table: rewrite the tables between markers in Markdown"]
+    description = "\n".join([__doc__, *texts])
+    made = argparse.ArgumentParser("python -m bench", None, description, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("command", choices=(*EXPERIMENTS, "reference", "plot", "table"), metavar="COMMAND")
+    made.add_argument("names", nargs="*", metavar="NAME", help="versions and engines, experiments, or Markdown files")
+    made.add_argument("--size", type=image_size, default=224, help="of the picture in pixels (default: 224)")
+    made.add_argument("--sizes", type=image_size, nargs="+", default=experiments.SIZES, help="of scaling")
+    made.add_argument("--threads", type=thread_count, help="default: all cores; of a race: one, then all")
+    made.add_argument("--weights", type=Path, metavar="FILE", help="default: the exported ones, else synthetic")
+    made.add_argument("--rounds", type=int, default=15, help="of a race or a profile (default: 15)")
+    made.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
+    made.add_argument("--results", type=Path, default=results.REFERENCE, help="what to draw or to write tables from")
+    return made
 
 
-def image_size(text: str) -> int:
-    if int(text) < 32:
-        raise argparse.ArgumentTypeError(f"{text} pixels; the network takes pictures of at least 32")
+def within(least: int, most: int, text: str) -> int:
+    if not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
     return int(text)
 
 
-def thread_count(text: str) -> int:
-    if not 1 <= int(text) <= available_cores():
-        raise argparse.ArgumentTypeError(f"{text} threads; this process may use 1 to {available_cores()}")
-    return int(text)
+image_size = partial(within, 32, 10_000)
+thread_count = partial(within, 1, available_cores())
 
 
-def named(known: tuple[str, ...], text: str) -> str:
+def named(known: Iterable[str], text: str) -> str:
     """A name or its beginning: v5 for v5_codegen."""
     for name in known:
         if text in (name, name.split("_")[0]):
@@ -120,10 +110,9 @@ def named(known: tuple[str, ...], text: str) -> str:
 
 
 def main() -> int:
-    arguments = parser().parse_args()
     try:
-        return arguments.act(arguments)
-    except (InputError, results.ResultsError) as error:
+        return act(parser().parse_intermixed_args())
+    except (InputError, results.ResultsError, argparse.ArgumentTypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -12,11 +12,13 @@ from threadpoolctl import threadpool_info
 from common.machine import available_cores, find_compiler
 
 SIMD = {"avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve"}
+APPLE = {"internal_api": "Accelerate", "version": platform.mac_ver()[0]}  # the BLAS that threadpoolctl does not know
 
 
 def machine_info() -> dict:
     """What a results file says of its machine."""
     cpu, compiler = cpuinfo.get_cpu_info(), find_compiler()
+    pool = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), APPLE)
     version = compiler and subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
     return {
         "processor": cpu.get("brand_raw", platform.processor() or "unknown"),
@@ -28,7 +30,7 @@ def machine_info() -> dict:
         "compiler": version and version.split("\n")[0],
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": np.__version__,
-        "blas": blas(),
+        "blas": f"{pool['internal_api']} {pool['version']}, {pool.get('architecture') or 'unknown'} kernels",
         "os": platform.platform(terse=True),
     }
 
@@ -41,12 +43,3 @@ def caches() -> dict[str, str]:
         if kind != "Instruction":
             found[f"L{level}{'d' if kind == 'Data' else ''}"] = size
     return found
-
-
-def blas() -> str:
-    """NumPy's BLAS and its version."""
-    for pool in threadpool_info():
-        if pool["user_api"] == "blas":
-            kernel = f", {pool['architecture']} kernels" if pool.get("architecture") else ""
-            return f"{pool['internal_api']} {pool['version']}{kernel}"
-    return np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]

@@ -18,7 +18,7 @@ from common.versions import ROOT
 
 SOURCE = Path(__file__).with_name("peak.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
-TRIALS = 25  # short ones, and the best counts: a ceiling is what the machine can do undisturbed
+TRIALS = 12  # short ones, and the best counts: a ceiling is what the machine can do undisturbed
 ROUNDS = 8_000_000  # of multiply_add: about 20 ms, beside which starting the threads counts for nothing
 BUFFER = 64 << 20  # floats: 256 MiB, beyond any cache
 Work = Callable[[int, int], float]  # (part, parts) -> what was done, in operations or bytes
@@ -37,15 +37,12 @@ def measured_peak() -> dict[str, float]:
 
 def kernels() -> dict[str, Work]:
     """Compile peak.c. Return {"flops": work, "bandwidth": work}."""
-    compiler = find_compiler()
-    if compiler is None:
+    if not (compiler := find_compiler()):
         sys.exit("no C compiler: install one (on Debian: apt install gcc), or `pip install ziglang`")
     with tempfile.TemporaryDirectory() as directory:
-        library = Path(directory) / "libpeak.so"
-        made = subprocess.run([*compiler, *FLAGS, SOURCE, "-o", library], capture_output=True, text=True)
-        if made.returncode:
-            sys.exit(f"{' '.join(compiler)} cannot compile {SOURCE.name}: {made.stderr.strip()}")
-        peak = ctypes.CDLL(str(library))
+        library = f"{directory}/libpeak.so"
+        subprocess.run([*compiler, *FLAGS, SOURCE, "-o", library], check=True)
+        peak = ctypes.CDLL(library)
     peak.multiply_add.argtypes, peak.multiply_add.restype = [ctypes.c_size_t, ctypes.c_void_p], ctypes.c_double
     peak.read_memory.argtypes, peak.read_memory.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_float
     data = np.ones(BUFFER + 16, dtype=np.float32)

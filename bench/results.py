@@ -1,7 +1,6 @@
 """Results files: pytest-benchmark's JSON, written and read. bench/README.md has the table of what is in one."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,17 +24,15 @@ class ResultsError(Exception):
 
 def extra_info(version: str, inputs: Inputs, pictures: Sequence[float], **facts: object) -> dict:
     """All of an entry that is not pytest-benchmark's own. pictures: seconds of each timed picture."""
-    percentiles = dict(zip(("p50", "p95", "p99"), np.percentile(pictures, (50, 95, 99)).tolist()))
+    quantiles = dict(zip(("p50", "p95", "p99"), np.percentile(pictures, (50, 95, 99)).tolist()))
     return {
         "version": version,
         "precision": "float32",
         "accuracy": None,
         "image_size": inputs.size,
         "flops": inputs.flops,
-        "gflops": inputs.flops / percentiles["p50"] / 1e9,
-        **percentiles,
-        **facts,
-    }
+        "gflops": inputs.flops / quantiles["p50"] / 1e9,
+    } | (quantiles | facts)
 
 
 def entry(name: str, group: str, rounds: Iterable[float], extra: dict) -> dict:
@@ -58,8 +55,8 @@ def entry(name: str, group: str, rounds: Iterable[float], extra: dict) -> dict:
 def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, inputs: Inputs) -> dict:
     """Put an experiment's entries in the file at `path`, in place of those of the same groups, and return all.
 
-    failed: {"group", "name", "reason"} of what was not timed. peak: of the machine; the best of all measurements is
-    kept. Raises ResultsError if the file is another machine's, or about other pictures.
+    failed: {"group", "name", "reason"} of what was not timed. peak: the machine's; the best of
+    all measurements is kept. Raises ResultsError if the file is another machine's, or about other pictures.
     """
     new = {
         "machine_info": machine_info(),
@@ -69,7 +66,7 @@ def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, i
         "version": pytest_benchmark.__version__,
         "peak": peak,
     }
-    old = load(path) if path.is_file() else {"benchmarks": [], "failed": [], "peak": peak} | new
+    old = load(path) if path.is_file() else {"benchmarks": [], "failed": []} | new
     for key in ("machine_info", "settings"):
         if different := [name for name, value in new[key].items() if old[key].get(name) != value]:
             raise ResultsError(f"{path} is of another {different[0]}; move it away, or name another file with --out")
@@ -77,10 +74,8 @@ def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, i
     groups = {item["group"] for item in benchmarks + failed}
     for key, items in (("benchmarks", benchmarks), ("failed", failed)):
         new[key] = [item for item in old[key] if item["group"] not in groups] + items
-    unfinished = path.with_name(f".{path.name}.unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.write_text(json.dumps(rounded(new), indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    path.write_text(json.dumps(rounded(new), indent=1) + "\n", encoding="utf-8")
     return new
 
 

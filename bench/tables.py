@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -49,7 +48,7 @@ def digits(value: float | None, unit: float = 1) -> str:
 def milliseconds(row: dict) -> str:
     """The median and half the distance between the quartiles."""
     spread = float(f"{row['iqr'] / 2e-3:.1g}")
-    return digits(row["median"], 1e-3) + (f" ± {spread:g}" if row["rounds"] > 1 else " (one run)")
+    return digits(row["median"], 1e-3) + (f" ± {spread:,g}" if row["rounds"] > 1 else " (one run)")
 
 
 def factor(value: float | None) -> str:
@@ -288,6 +287,4 @@ def rewrite(path: Path, results: dict) -> None:
             raise ResultsError(f"{path}: the section bench:{name} is unknown, not closed or there twice")
         written = SECTIONS[name](results).text("pipe")
         text = section.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
-    unfinished = Path(f"{path}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    path.write_text(text, encoding="utf-8")

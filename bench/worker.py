@@ -98,8 +98,7 @@ class Worker:
         """Why the process is gone, as far as that can be told from outside."""
         code = self._process.wait()
         if code < 0:
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return f"killed by {signal.Signals(-code).name}{hint}"
+            return f"killed by {signal.Signals(-code).name}" + " (out of memory?)" * (code == -signal.SIGKILL)
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), f"exit status {code}")
+        lines = self._log.read().decode(errors="replace").strip().split("\n")
+        return lines[-1].strip() or f"exit status {code}"

@@ -1,32 +1,29 @@
-"""The benchmark's ground truth: the float64 reference, the check against it, and what the network costs."""
+"""The benchmark's ground truth: the float64 reference, the check against it, what the network costs, and counting."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import network
+from bench import peak, peers
 from bench.allocations import counted_allocations
 from bench.check import TOLERANCE, WrongOutput, check_logits
+from bench.inputs import InputError, make_inputs, picture
 from bench.reference import reference_activations, reference_logits
+from common import architecture
 from tests.torch_reference import torch_activations, torch_model
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (64, 64), (75, 33)])
-def test_reference_equals_torchvision_in_float64(shape, small_state, small_weights_dir, rng):
+def test_reference_equals_torchvision_in_float64(shape, small_state, small_weights_file, rng):
     image = rng.standard_normal((*shape, 3)).astype(np.float32)
     expected = torch_activations(torch_model(small_state), image)
-    found = reference_activations(small_weights_dir, image)
+    found = reference_activations(small_weights_file, image)
     assert list(found) == ["stem", "layer1", "layer2", "layer3", "layer4", "avgpool", "logits"]
     for name, activation in found.items():
         assert activation.shape == expected[name].shape and activation.dtype == np.float64
         assert np.isfinite(activation).all()
         assert np.abs(activation - expected[name]).max() <= 1e-12 * np.abs(expected[name]).max(), name
-
-
-def test_reference_refuses_other_shapes(small_weights_dir):
-    with pytest.raises(ValueError, match=r"\(height, width, 3\), got \(32, 32\)"):
-        reference_logits(small_weights_dir, np.zeros((32, 32)))
 
 
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 50), size=st.floats(1e-3, 1e3))
@@ -45,11 +42,10 @@ def test_check_accepts_what_is_within_the_tolerance_and_nothing_else(seed, class
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @given(place=st.integers(0, 6))
 def test_check_rejects_what_is_not_finite(bad, place):
-    right = np.arange(7.0)
-    wrong = right.copy()
+    wrong = np.arange(7.0)
     wrong[place] = bad
     with pytest.raises(WrongOutput, match="1 of 7 logits are not finite"):
-        check_logits(wrong, right)
+        check_logits(wrong, np.arange(7.0))
 
 
 @pytest.mark.parametrize("wrong", [None, [0.0] * 7, np.arange(7), np.zeros((1, 7)), np.zeros(6), np.zeros(7, complex)])
@@ -59,33 +55,10 @@ def test_check_rejects_other_types_and_shapes(wrong):
 
 
 def test_network_has_the_published_cost():
-    found = network.layers(224)
-    assert len(found) == 54
-    assert sum(layer.multiply_adds for layer in found) == 4_089_184_256  # 4.1 G: He et al. 2015, table 1, less pooling
+    layers = architecture.layers(224)
+    assert architecture.flops(224) == 2 * 4_089_184_256  # 4.1 G: He et al. 2015, table 1, less pooling
     batch_norms_and_bias = 2 * 26_560 + 1000
-    assert sum(layer.weights for layer in found) + batch_norms_and_bias == 25_557_032  # torchvision's parameters
-
-
-@given(size=st.integers(32, 300))
-def test_network_halves_as_convolutions_and_pooling_do(size):
-    for kernel in (1, 3, 7):
-        assert network.halved(size) == (size + 2 * (kernel // 2) - kernel) // 2 + 1
-
-
-def test_network_shapes_are_those_of_the_weights(small_state):
-    found = {layer.name: layer for layer in network.layers(64, num_classes=7)}
-    convolutions = {name.removesuffix(".weight"): t.shape for name, t in small_state.items() if t.ndim == 4}
-    assert set(found) == {*convolutions, "fc"}
-    for name, (out_channels, in_channels, kernel, _) in convolutions.items():
-        layer = found[name]
-        assert (layer.out_shape[2], layer.in_shape[2], layer.kernel) == (out_channels, in_channels, kernel)
-
-
-@given(size=st.integers(32, 448))
-def test_progress_rises_to_one(size):
-    shares = network.progress(size)
-    assert list(shares) == ["stem", "layer1", "layer2", "layer3", "layer4", "fc"]
-    assert sorted(shares.values()) == list(shares.values()) and shares["fc"] == 1.0
+    assert sum(layer.weights for layer in layers) + batch_norms_and_bias == 25_557_032  # torchvision's parameters
 
 
 def test_allocations_are_counted_and_given_back():
@@ -98,8 +71,48 @@ def test_allocations_are_counted_and_given_back():
     assert count.arrays == 3
     assert 0 <= count.bytes - (4000 + 3800 + 8000) < 100  # the rest: the numbers 1 and 2 as arrays
     later = np.ones(1000)
-    assert count.arrays == 3 and later.sum() == 1000
-    assert kept[0].sum() == 1900
+    assert count.arrays == 3 and later.sum() == 1000 and kept[0].sum() == 1900
     with counted_allocations() as nothing:
         np.add(later, later, out=later)
     assert nothing.arrays == nothing.bytes == 0
+
+
+def test_ceilings_count_what_was_done(monkeypatch):
+    monkeypatch.setattr(peak, "BUFFER", 1 << 16)
+    monkeypatch.setattr(peak, "TRIALS", 2)
+    work = peak.kernels()
+    assert work["bandwidth"](1, 2) == 2 * (1 << 16)  # half of the buffer, in bytes
+    lanes = work["flops"](0, 1) / (2 * 12 * peak.ROUNDS)  # 12 chains of multiply-adds
+    assert lanes in (4, 8, 16, 32)
+    assert all(np.isfinite(peak.best_rate(work["flops"], cores)) for cores in (1, 2))
+
+
+def test_best_rate_is_the_best_trial():
+    ticks = iter(np.cumsum([0] + [5, 2, 9] * peak.TRIALS).tolist())
+    assert peak.best_rate(lambda part, parts: 3.0, 2, clock=lambda: next(ticks)) == 6.0 / 2.0
+
+
+def test_synthetic_weights_are_made_once_and_the_users_own_come_first(monkeypatch, tmp_path, small_weights_file):
+    monkeypatch.setattr("bench.inputs.WEIGHTS", tmp_path / "none")
+    monkeypatch.setattr("bench.inputs.SYNTHETIC", tmp_path / "synthetic.safetensors")
+    made = make_inputs(32).weights
+    assert made == tmp_path / "synthetic.safetensors" and not (tmp_path / "none").exists()
+    written = made.stat().st_mtime_ns
+    assert make_inputs(32).weights == made and made.stat().st_mtime_ns == written
+    monkeypatch.setattr("bench.inputs.WEIGHTS", small_weights_file)
+    assert make_inputs(32).weights == small_weights_file and make_inputs(32, made).weights == made
+
+
+def test_damaged_weights_are_an_error_in_one_line(small_weights_file, tmp_path):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(small_weights_file.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"export_weights\.py synthetic --out .*damaged") as error:
+        make_inputs(32, damaged)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["torch-eager", "torch-frozen"])
+def test_peers_compute_the_same_network(name, small_weights_file):
+    image = picture(64)
+    forward = peers.PEERS[name](small_weights_file, 64, threads=1)
+    check_logits(forward(image), reference_logits(small_weights_file, image))

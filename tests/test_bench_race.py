@@ -1,0 +1,159 @@
+"""What takes turns, on fake versions; the layers' profile, on real ones; the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from bench import experiments, profile, race
+from bench.inputs import make_inputs
+from bench.worker import Worker
+from common.architecture import layers
+from common.versions import ROOT, VERSIONS
+from tests.bench_fakes import fake_inputs, make_version
+
+
+@pytest.fixture
+def inputs(tmp_path, rng, monkeypatch):
+    """The inputs of fakes, which the experiments look for in tmp_path."""
+    monkeypatch.setattr(race, "Worker", partial(Worker, versions=tmp_path))
+    return fake_inputs(tmp_path, rng)
+
+
+def test_race_interleaves_checks_every_turn_and_loses_only_who_fails(inputs, tmp_path):
+    make_version(tmp_path, "slow", f"open({str(tmp_path / 'log')!r}, 'a').write('s')\ntime.sleep(0.02)\nreturn y")
+    make_version(tmp_path, "fast", f"open({str(tmp_path / 'log')!r}, 'a').write('f')\ntime.sleep(0.005)\nreturn y")
+    make_version(tmp_path, "wrong", "return y + 1")
+    make_version(tmp_path, "wrong_later", "return y if self.calls < 5 else y + 1")
+    make_version(tmp_path, "dies_later", "if self.calls == 5: os._exit(9)\nreturn y")
+    names = ("slow", "wrong", "fast", "wrong_later", "dies_later")
+    benchmarks, failed = race.race({name: race.Entrant(name) for name in names}, inputs, "race, 1 thread", rounds=4)
+    assert [b["name"] for b in benchmarks] == ["slow", "fast"]
+    reasons = {f["name"]: f["reason"] for f in failed}
+    assert set(reasons) == {"wrong", "wrong_later", "dies_later"} and "exit status 9" in reasons["dies_later"]
+    turns = (tmp_path / "log").read_text()[2:-4]  # the first is the check, the last two count faults and arrays
+    assert set(zip(*[iter(turns)] * 6)) <= {tuple("sssfff"), tuple("fffsss")} and len(turns) == 24
+    for benchmark, least in zip(benchmarks, (0.02, 0.005)):
+        stats, extra = benchmark["stats"], benchmark["extra_info"]
+        assert stats["rounds"] == len(stats["data"]) == 4 and stats["min"] >= least and extra["p50"] >= least
+        assert extra["gflops"] == pytest.approx(inputs.flops / stats["median"] / 1e9)
+        assert benchmark["group"] == "race, 1 thread" and extra["max_abs_error"] < 1e-6 and extra["arrays"] == 0
+
+
+def test_what_takes_minutes_runs_once(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "SLOW", 0.01)
+    make_version(tmp_path, "slow", "assert self.calls == 1\ntime.sleep(0.02)\nreturn y")
+    ((benchmark,), failed) = race.race({"slow": race.Entrant("slow")}, inputs, "race, 1 thread", rounds=3)
+    assert benchmark["stats"]["rounds"] == 1 and benchmark["stats"]["min"] >= 0.02 and not failed
+    assert "arrays" not in benchmark["extra_info"]
+
+
+def test_throughput_adds_up_processes_that_work_at_the_same_time(inputs, tmp_path):
+    make_version(tmp_path, "sleeper", "time.sleep(0.05)\nreturn y")  # sleeping processes share no core
+    entrants = {"one": race.Entrant("sleeper"), "three": race.Entrant("sleeper", processes=3)}
+    (one, three), failed = race.race(entrants, inputs, "throughput", rounds=2, duration=0.5)
+    assert one["extra_info"]["p50"] >= 0.05 and three["extra_info"]["p50"] >= 0.05 and not failed
+    assert one["stats"]["median"] >= 0.05 > three["stats"]["median"] >= 0.05 / 3
+    assert three["extra_info"]["processes"] == 3
+    assert three["extra_info"]["peak_memory"] > 2 * one["extra_info"]["peak_memory"]
+
+
+def entered(monkeypatch, measure, *arguments):
+    """{group: {name: entrant}} of the races that an experiment holds. Every picture takes a nanosecond an operation."""
+    found = {}
+
+    def note(entrants, inputs, group, *_, **__):
+        found.setdefault(group, {}).update(entrants)
+        extra = [{"version": e.version, "p50": 1e-9 * inputs.flops, "flops": inputs.flops} for e in entrants.values()]
+        return [{"extra_info": each} for each in extra], []
+
+    monkeypatch.setattr(experiments, "race", note)
+    monkeypatch.setattr(experiments, "make_inputs", lambda size, weights: SimpleNamespace(flops=size**2 * 1e5))
+    benchmarks, _ = measure(SimpleNamespace(flops=1, weights=None), *arguments)
+    assert len(benchmarks) == sum(map(len, found.values()))
+    return {group: {name: tuple(e) for name, e in entrants.items()} for group, entrants in found.items()}
+
+
+def test_who_takes_part_in_what(monkeypatch):
+    monkeypatch.setattr(experiments, "available_cores", lambda: 4)
+    found = entered(monkeypatch, experiments.races, None, ("v1_loops", "v6_threads"))
+    assert found["race, 1 thread"] == {"v6_threads": ("v6_threads", 1, 1)}  # version 1 runs once
+    assert set(found["race, 4 threads"].values()) == {("v1_loops", 4, 1), ("v6_threads", 4, 1)}
+    found = entered(monkeypatch, experiments.throughput, None, ("v4_no_alloc", "v6_threads"))
+    assert found["throughput"] == {
+        "v6_threads, 1 × 4 threads": ("v6_threads", 4, 1),
+        "v4_no_alloc, 4 × 1 thread": ("v4_no_alloc", 1, 4),
+        "v6_threads, 4 × 1 thread": ("v6_threads", 1, 4),
+    }
+    found = entered(monkeypatch, experiments.scaling, None, ("v4_no_alloc", "v6_threads"), (448, 64, 320))
+    assert [threads for _, threads, _ in found["scaling, threads"].values()] == [1, 2, 3, 4]
+    points = [f"{name}, {size} pixels" for size in (64, 320) for name in ("v4_no_alloc", "v6_threads")]
+    assert list(found["scaling, image size"]) == points  # at 448 pixels each would take 33 s
+
+
+def test_trace_gives_each_operator_to_the_convolution_before_it():
+    now = 0.0
+
+    def operator(seconds):
+        nonlocal now
+        now += seconds
+
+    module = SimpleNamespace(conv2d=operator, relu=operator, max_pool=operator, fully_connected=operator)
+    trace = profile.Trace(module, clock=lambda: now)
+    calls = [("conv2d", 4), ("relu", 1), ("max_pool", 8), ("conv2d", 16), ("relu", 2), ("relu", 3)]
+    for name, seconds in [*calls, ("fully_connected", 5)]:
+        getattr(module, name)(seconds)
+    first, second, *_ = (layer.name for layer in layers(32))
+    ours = {(first, "conv2d"): 4, (first, "relu"): 1, (second, "conv2d"): 16, (second, "relu"): 5}
+    assert trace.take_parts(32) == ours | {("maxpool", "max_pool"): 8, ("fc", "fully_connected"): 5}
+    assert trace.take_parts(32) == {}
+
+
+def test_profile_finds_every_layer_of_a_version(small_weights_file):
+    benchmarks, failed = experiments.profiles(make_inputs(64, small_weights_file), 2, VERSIONS[1:], rounds=2)
+    assert [b["name"] for b in benchmarks] == list(VERSIONS[1:]) and not failed
+    for benchmark in benchmarks:
+        parts = benchmark["extra_info"]["parts"]
+        assert benchmark["stats"]["rounds"] == 2 and {layer.name for layer in layers(64)} <= set(parts)
+        assert all(seconds >= 0 for part in parts.values() for seconds in part.values())
+        assert any("transform" in part for part in parts.values()) == (benchmark["name"] == "v7_winograd")
+
+
+def bench(*arguments):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def test_the_command_stores_prints_and_adds_to_a_file(small_weights_file, tmp_path):
+    out = tmp_path / "new" / "run.json"
+    common = ("--size", 32, "--rounds", 2, "--weights", small_weights_file, "--out", out)
+    done = bench("race", "v2", "v3", *common, "--threads", 1)
+    assert done.returncode == 0 and "`v3_preload`" in done.stdout and "Measured on" in done.stdout, done.stderr
+    stored = json.loads(out.read_text())
+    assert [b["name"] for b in stored["benchmarks"]] == ["v2_vectorized", "v3_preload"]
+    assert all(stored["peak"][key] > 0 for key in ("flops", "flops_1", "bandwidth", "bandwidth_1"))
+    done = bench("profile", "v2", *common, "--size", 48)
+    assert done.returncode == 1 and done.stderr.endswith("name another file with --out\n")
+    compare = [sys.executable, "-m", "pytest_benchmark", "compare", out, "--columns=median"]
+    done = subprocess.run(compare, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "v2_vectorized" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["race", "v0"], "there is no 'v0'; choose from v1_loops"),
+        (["reference", "latency"], "choose from race"),
+        (["race", "--weights", "no/such"], "weights in no/such"),
+        (["table", "--results", "no/such.json"], "no/such.json is no results file"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message):
+    done = bench(*arguments)
+    assert done.returncode == 1 and message in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,135 @@
+"""What is made of the numbers: statistics, factors, tables, the sections of Markdown files, pictures."""
+
+import numpy as np
+import pytest
+
+from bench import plots, results, tables
+from common.architecture import flops, layers
+from common.versions import VERSIONS
+from tests.bench_fakes import fake_inputs
+
+PEAK = {"flops": 4e11, "flops_1": 2e11, "bandwidth": 2e10, "bandwidth_1": 1e10}
+
+
+@pytest.fixture
+def found(tmp_path, rng, monkeypatch):
+    """A results file with every experiment in it; each version is twice as fast as the one before."""
+    inputs = fake_inputs(tmp_path, rng)
+    monkeypatch.setattr(results, "source", lambda weights: "a test")
+    benchmarks = []
+
+    def add(name, group, rounds, version, threads, size=224, **facts):
+        extra = results.extra_info(version, inputs, rounds, threads=threads, **facts)
+        extra |= {"flops": flops(size), "gflops": flops(size) / np.median(rounds) / 1e9, "image_size": size}
+        benchmarks.append(results.entry(name, group, rounds, extra))
+
+    facts = {"max_abs_error": 1e-6, "startup_seconds": 1.5, "peak_memory": 2**28, "arrays": 3, "array_bytes": 2**20}
+    for step, name in enumerate(VERSIONS):
+        base, threads = 6.4 / 2**step, 1 if name < "v6" else 2
+        rounds = [base] if step == 0 else [base, base * 2, base * 3]  # the machine drifts
+        add(name, "race, 2 threads", rounds, name, threads, **facts)
+        add(f"{name}, 64 pixels", "scaling, image size", rounds, name, threads, 64)
+        if step:
+            add(name, "race, 1 thread", rounds, name, 1, **facts)
+            add(f"{name}, 2 × 1 thread", "throughput", [base / 2] * 2, name, 1, **facts)
+            parts = {layer.name: {"conv2d": base / 200, "transform": base / 400} for layer in layers(224)}
+            add(name, "profile", rounds, name, threads, parts=parts)
+    for count, seconds in ((1, 1.0), (2, 0.55)):
+        add(f"v6_threads, {count}", "scaling, threads", [seconds] * 2, "v6_threads", count)
+        add("openvino", tables.race_group(count), [1.0, 2.0, 3.0], "openvino", count, **facts)
+    new = results.update(tmp_path / "run.json", benchmarks, [], PEAK, inputs)
+    return new | {"settings": {"image_size": 224}, "machine_info": new["machine_info"] | {"cores": 2}}
+
+
+def test_update_replaces_what_was_measured_again_and_keeps_the_best_peak(found, tmp_path, rng):
+    inputs, path = fake_inputs(tmp_path), tmp_path / "run.json"
+    failed = [{"group": "profile", "name": "v2_vectorized", "reason": "killed"}]
+    new = results.update(path, [], failed, PEAK | {"flops": 1.0, "flops_1": 9e11}, inputs)
+    assert new["failed"] == failed and new["peak"] == PEAK | {"flops_1": 9e11} and results.load(path) == new
+    assert [b["group"] for b in new["benchmarks"]] == [
+        b["group"] for b in found["benchmarks"] if b["group"] != "profile"
+    ]
+    with pytest.raises(results.ResultsError, match=r"run\.json is of another processor"):
+        path.write_text(path.read_text().replace('"processor": "', '"processor": "not '))
+        results.update(path, [], failed, PEAK, inputs)
+
+
+def test_rows_have_factors_spread_and_share_of_the_peak_of_the_cores_in_use(found):
+    lines = {
+        line.split("|")[1].strip(): line for line in tables.all_steps(found).text("pipe").splitlines() if "|" in line
+    }
+    cells = {name: [cell.strip() for cell in line.split("|")[2:-1]] for name, line in lines.items()}
+    assert cells["`v1_loops`"][:3] == ["6,400 (one run)", "–", "1.00×"]
+    assert cells["`v2_vectorized`"][:3] == ["6,400 ± 2,000", "1.00×", "1.00×"]  # medians, since v1 ran once
+    assert cells["`v3_preload`"][1] == "2.00×" and cells["`v7_winograd`"][1:3] == ["2.00×", "32.0×"]
+    rate = flops(224) / 0.4 / 1e9
+    assert cells["`v6_threads`"][3:6] == [f"{rate:.3g}", f"{rate / 4:.3g} %", "10.0"]
+    assert cells["`v5_codegen`"][4] == f"{rate / 2 / 2:.3g} %" and cells["`v5_codegen`"][6:] == [
+        "3",
+        "256",
+        "1.50",
+        "1e-06",
+    ]
+
+
+def test_ratio_is_the_median_of_the_rounds_own_ratios():
+    one, other = ({"rounds": 3, "data": rounds} for rounds in ([1.0, 10.0, 3.0], [2.0, 5.0, 3.0]))
+    assert tables.ratio(one, other) == 1.0  # of 0.5, 2 and 1; the drift from round to round drops out
+
+
+def test_floor_is_the_larger_of_arithmetic_and_memory():
+    first, *_, fc = layers(224)
+    assert tables.floor(first, {"peak": PEAK}, 1) == (first.flops / 2e11, "arithmetic")
+    assert tables.floor(fc, {"peak": PEAK}, 2) == (4 * 2048 * 1000 / 2e10, "memory")
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("v3", "| one picture, ms | 6,400 ± 2,000 | 3,200 ± 1,000 |"),
+        ("race", "`v5_codegen` is **2.50 times**, `v7_winograd` is **10.00 times** as fast as the fastest engine"),
+        ("race", "| `v6_threads` | 2 | 400 ± 200 | 2 | 1e-06 |"),
+        ("operators", "| `conv2d` | 864 | 432 | 216 |"),
+        ("ceilings", "| 2 cores | 400 | 20.0 | 20.0 |"),
+        ("threads", "| `v6_threads` | 2 | 550 ± 0 | 1.82× | 10.0 % |"),  # Amdahl's law
+        ("winograd", "| 3 of 56×56×64 | 1.50 | 0.750 | 0.250 | 0.50 |"),
+        ("throughput", "| v7_winograd, 2 × 1 thread | 20.0 |"),
+    ],
+)
+def test_sections(found, name, expected):
+    text = " ".join(tables.SECTIONS[name](found).text("pipe").split())
+    assert expected in text
+
+
+def test_what_failed_is_said(found):
+    found["failed"] = [{"group": "race, 2 threads", "name": "v4_no_alloc", "reason": "killed"}]
+    found["benchmarks"] = [b for b in found["benchmarks"] if b["name"] != "v4_no_alloc"]
+    for name in ("table", "v4", "v5", "race"):
+        assert "Not timed: `v4_no_alloc` (race, 2 threads): killed." in tables.SECTIONS[name](found).text("pipe")
+
+
+def test_sections_are_rewritten_and_nothing_else(found, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- bench:table -->\nold\n<!-- /bench:table -->\nafter")
+    tables.rewrite(path, found)
+    once = path.read_text()
+    assert once.startswith("before\n") and once.endswith("\nafter") and "old" not in once and "`v7_winograd`" in once
+    tables.rewrite(path, found)
+    assert path.read_text() == once and tables.marked(tmp_path) == [path]
+
+
+@pytest.mark.parametrize("text", ["<!-- bench:table -->", "<!-- bench:nothing -->\n<!-- /bench:nothing -->\n"])
+def test_a_page_without_proper_markers_is_left_alone(found, tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(results.ResultsError, match=r"README\.md"):
+        tables.rewrite(path, found)
+    assert path.read_text() == text
+
+
+def test_every_picture_is_drawn_from_the_numbers_alone(found, tmp_path):
+    drawn = plots.draw_all(found, tmp_path)
+    assert [path.stem for path in drawn] == ["steps", "race", "roofline", "layers", "scaling"]
+    before = [path.read_bytes() for path in drawn]
+    assert [path.read_bytes() for path in plots.draw_all(found, tmp_path)] == before
+    assert plots.draw_all(found | {"benchmarks": []}, tmp_path) == []
