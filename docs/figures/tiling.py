@@ -17,7 +17,7 @@ CACHES = {"L1: 32 KiB": 32 * 2**10, "L2: 1 MiB": MIB}  # of one core of a server
 def tiling():
     """One layer of version 5: the tiles of its output, a tile's sums in the registers, and what lies in which cache."""
     version = load_version("v5_codegen")
-    isa = version.compiler.ISAS["avx512"]
+    isa = version.compiler.ISAS["avx2"]  # as in version 5's article
     layer = next(layer for layer in architecture.layers(224) if layer.name == LAYER)
     height, width, _ = layer.out_shape
     tile = version.ops.tile_shape(isa.pixels, height, width)
@@ -47,12 +47,12 @@ def draw_registers(axes, version, isa, tile):
     channels = [f"{v * isa.width}–{(v + 1) * isa.width - 1}" for v in range(vectors)]
     names = [(f"pixel {pixel}\n{part}", shade(ORANGE)) for pixel in range(pixels) for part in channels]
     names += [(f"weights\n{part}", shade(BLUE)) for part in channels]
-    names += [("input,\nif needed", shade(GREEN))] + [("", "white")] * (32 - len(names) - 1)
+    names += [("input,\none number\nin every lane", shade(GREEN)), ("", "white")]
     for place, (text, colour) in enumerate(names):
-        row, column = divmod(place, 8)
-        axes.add_patch(Rectangle((column * 1.12, 6.3 - row * 2.05), 1.05, 1.9, facecolor=colour, edgecolor=FAINT))
-        axes.text(column * 1.12 + 0.52, 7.25 - row * 2.05, text, ha="center", va="center", size=7.5)
-    title = f"32 vector registers of {isa.width} numbers: {pixels * vectors} sums\n"
+        row, column = divmod(place, 4)
+        axes.add_patch(Rectangle((column * 2.24, 6.3 - row * 2.05), 2.1, 1.9, facecolor=colour, edgecolor=FAINT))
+        axes.text(column * 2.24 + 1.05, 7.25 - row * 2.05, text, ha="center", va="center", size=8)
+    title = f"{len(names)} vector registers of {isa.width} numbers: {pixels * vectors} sums\n"
     title += f"(a pixel, its output channels), {vectors} of weights, an input"
     axes.set_title(title, fontsize=10, loc="left")
 
@@ -80,7 +80,7 @@ def draw_caches(axes, version, isa, layer, tile):
     axes.set_xticks([2**10, 2**20, 2**30], ["1 KiB", "1 MiB", "1 GiB"])
     axes.minorticks_off()
     axes.set_yticks(range(len(bars)), list(bars))
-    axes.set(xlim=(2**9, 2**30), ylim=(len(bars) - 0.5, -0.6), xlabel="bytes (log scale); dashed: the caches of a core")
+    axes.set(xlim=(2**7, 2**30), ylim=(len(bars) - 0.5, -0.6), xlabel="bytes (log scale); dashed: the caches of a core")
 
 
 def size_text(size):
