@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import os
 import shutil
 import sys
 
@@ -16,7 +17,8 @@ from tests.torch_reference import assert_close
 VERSIONS = V5, V6, V7 = tuple(map(load_version, ("v5_codegen", "v6_threads", "v7_winograd")))
 each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)
 ZIG = f"{sys.executable} -m ziglang cc" if importlib.util.find_spec("ziglang") else None
-COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)] + ([ZIG] if ZIG else [])
+FOUND = [command for command in ("gcc", "clang", ZIG) if command and shutil.which(command.split()[0])]
+COMPILERS = [os.environ["CC"]] if os.environ.get("CC") else FOUND  # CC="gcc -mno-avx2" holds all tests to 128 bits
 HERE = list(V5.compiler.Compiler().isas)  # the names of the instruction sets of this machine, the best first
 
 
@@ -38,8 +40,9 @@ def poison(model):
         buffer.array[...] = np.nan
 
 
-def check_network(model, weights_file, image):
+def check_network(model, weights_file, rng):
     """Compare logits and every probed activation with the float64 reference, from poisoned buffers."""
+    image = random_image(rng, model.image_size)
     expected = reference_activations(weights_file, image)
     poison(model)
     assert_close(model.forward(image), expected["logits"], "logits")
@@ -82,28 +85,28 @@ class Operators:
 
     def run(self):
         """Compile, fill the buffers, run; compare every result, and every border with zeros."""
-        isa, memory = self.isa, self.plan
+        isa, plan = self.isa, self.plan
         library = self.version.compiler.Compiler().load(
             self.version.codegen.generate(self.steps, isa), isa, cache=False
         )
         weights = self.version.buffers.aligned(sum(packed.size for packed in self.packed))
         weights[...] = np.concatenate(self.packed) if self.packed else 0
-        memory.allocate()
-        for buffer in memory.buffers:
+        plan.allocate()
+        for buffer in plan.buffers:
             buffer.array[...] = np.nan
         for x, data, out, _, residual, _ in self.checks:
             x.array[...] = grouped(data, x.lanes)
             out.array[...] = grouped(np.broadcast_to(residual, out.shape), out.lanes)
         if self.version is V5:
             library.forward.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
-            library.forward(weights.ctypes.data, memory.memory.ctypes.data, 0, len(self.steps))
+            library.forward(weights.ctypes.data, plan.memory.ctypes.data, 0, len(self.steps))
         else:
-            self.version.threads.Pool(library, weights, memory.memory, self.threads).run(0, len(self.steps))
+            self.version.threads.Pool(library, weights, plan.memory, self.threads).run(0, len(self.steps))
         for x, data, out, expected, _, tolerance in self.checks:
             assert_close(out.channels_last(), expected, f"{x} to {out}", tolerance)
             np.testing.assert_array_equal(x.channels_last(), data, err_msg="the input was changed")
-        for buffer in memory.buffers:  # what it holds but its pixels is zero
-            everything = memory.memory[buffer.offset : buffer.offset + buffer.size]
+        for buffer in plan.buffers:  # what it holds but its pixels is zero
+            everything = plan.memory[buffer.offset : buffer.offset + buffer.size]
             assert np.count_nonzero(everything) == np.count_nonzero(buffer.array), f"the border of {buffer} was changed"
 
 
@@ -111,8 +114,7 @@ def note_convolution(operators, rng, case, lanes=None):
     """Note a convolution of random data, by Winograd's algorithm if the case has the `size` of its tiles."""
     isa, version, size = operators.isa, operators.version, case.get("size")
     kernel, stride = case["kernel"], case["stride"]
-    padding = min(case["padding"], kernel // 2)
-    lanes = lanes or isa.width
+    lanes, padding = lanes or isa.width, min(case["padding"], kernel // 2)
     in_channels, out_channels = case["groups"] * lanes, case["panels"] * version.ops.VECTORS * isa.width
     in_size = [max(case[name], kernel - 2 * padding) for name in ("height", "width")]
     out_size = [(extent + 2 * padding - kernel) // stride + 1 for extent in in_size]

@@ -6,27 +6,19 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.codegen_support import HERE, V5, V6, V7, check_network, poison, random_image
+from tests.codegen_support import V5, V6, V7, check_network, poison, random_image
 from tests.codegen_support import own_cache as own_cache
-from tests.test_codegen import CONVOLUTION, check_convolutions
 
 THREADS = [1, 2, 3, 5, 7, 33]  # 33 is more than most layers have panels of channels
 linux = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux: /proc, sched_setaffinity")
-
-
-@pytest.mark.parametrize("isa", HERE)
-@settings(max_examples=3)
-@given(cases=st.lists(CONVOLUTION, min_size=6, max_size=9), threads=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
-def test_convolutions(isa, cases, threads, seed):
-    check_convolutions(V6, isa, cases, seed, threads)
 
 
 @pytest.mark.parametrize("version", [V6, V7], ids=["v6", "v7"])
@@ -39,7 +31,7 @@ def test_any_number_of_threads_gives_the_same_numbers(version, small_weights_fil
         poison(model)
         logits.append(model.forward(image))
         np.testing.assert_array_equal(logits[-1], logits[0])
-    check_network(model, small_weights_file, image)
+    check_network(model, small_weights_file, rng)
     if version is V6:
         np.testing.assert_array_equal(V5.resnet50.ResNet50(small_weights_file, 97).forward(image), logits[0])
 
@@ -55,20 +47,16 @@ def test_parts_cover_the_loop_once(count, threads, start, step):
     assert covered == list(range(start, start + count * step, step))
 
 
-def threads_of_process():
-    return len(os.listdir("/proc/self/task"))
-
-
 @linux
 def test_threads_end_with_their_object(small_weights_file, rng):
-    before = threads_of_process()
+    counts = [len(os.listdir("/proc/self/task"))]
     model = V6.resnet50.ResNet50(small_weights_file, 32, threads=4)
-    assert threads_of_process() == before + 3
     model.forward(random_image(rng, 32))
-    assert threads_of_process() == before + 3
+    counts.append(len(os.listdir("/proc/self/task")))
     del model
     gc.collect()
-    assert threads_of_process() == before
+    counts.append(len(os.listdir("/proc/self/task")))
+    assert counts == [counts[0], counts[0] + 3, counts[0]]
 
 
 def assert_idle():
@@ -99,18 +87,13 @@ def test_callers_side_by_side(objects, small_weights_file, rng):
     models = [V6.resnet50.ResNet50(small_weights_file, 32, threads=2 + n) for n in range(objects)]
     images = [random_image(rng, 32) for _ in range(4)]
     expected = [models[0].forward(image) for image in images]
-    right = []
 
     def call(number):
-        for _ in range(40):
-            right.append(np.array_equal(models[number % objects].forward(images[number]), expected[number]))
+        found = [models[number % objects].forward(images[number]) for _ in range(40)]
+        return all(np.array_equal(logits, expected[number]) for logits in found)
 
-    callers = [threading.Thread(target=call, args=(number,)) for number in range(len(images))]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert len(right) == 160 and all(right)
+    with ThreadPoolExecutor(4) as callers:
+        assert list(callers.map(call, range(4))) == [True] * 4
 
 
 RUN = """
@@ -156,19 +139,12 @@ def test_the_process_ends_by_itself(code, small_weights_file):
     assert (process.returncode, said) == (0, "")
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
-def test_refuses_other_thread_counts(threads, small_weights_file):
-    with pytest.raises(ValueError, match="threads"):
-        V6.resnet50.ResNet50(small_weights_file, 32, threads=threads)
-
-
 @pytest.mark.parametrize("threads", ["3000", "4000000000000"])
 def test_too_many_threads_is_one_error(threads, small_weights_file):
     def limit():  # too little for the stacks of 3000 threads
         resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))
 
-    command = [sys.executable, V6.directory / "infer.py", "none.png", "--threads", threads]
-    command += ["--weights", small_weights_file]
+    command = [sys.executable, V6.directory / "infer.py", "none", "--threads", threads, "--weights", small_weights_file]
     done = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode and done.stderr.count("\n") == 1 and threads in done.stderr
 
