@@ -55,8 +55,8 @@ def entry(name: str, group: str, rounds: Iterable[float], extra: dict) -> dict:
 def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, inputs: Inputs) -> dict:
     """Put an experiment's entries in the file at `path`, in place of those of the same groups, and return all.
 
-    failed: {"group", "name", "reason"} of what was not timed. peak: the machine's; the best of
-    all measurements is kept. Raises ResultsError if the file is another machine's, or about other pictures.
+    failed: {"group", "name", "reason"} of what was not timed. peak: the machine's; the best of all measurements is
+    kept. Raises ResultsError if the file is another machine's, or about other pictures.
     """
     new = {
         "machine_info": machine_info(),
