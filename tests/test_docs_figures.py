@@ -29,7 +29,7 @@ def demo_weights(tmp_path_factory):
 def same_picture(one, other):
     """Whether two files show the same; the last bits of coordinates and colours may differ between machines."""
     if one.suffix == ".png":
-        return compare_images(str(one), str(other), tol=5) is None
+        return compare_images(str(other), str(one), tol=5) is None  # a difference is drawn beside `one`
     # In an SVG, what refers to a part by the hash of its numbers may be called differently.
     texts = [
         re.sub(r'(?<=id=")\w+|(?<=href="#)\w+|(?<=url\(#)\w+', "", path.read_text("utf-8")) for path in (one, other)

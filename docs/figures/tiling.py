@@ -1,7 +1,5 @@
 """Version 5's tiles of one layer, the registers that hold a tile's sums, and what lies in which cache."""
 
-from itertools import product
-
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
@@ -30,11 +28,13 @@ def tiling():
 
 
 def draw_plane(axes, version, height, width, tile):
-    for size_y, first_y, end_y in version.ops.split(height, tile[0]):
-        for size_x, first_x, end_x in version.ops.split(width, tile[1]):
-            for y, x in product(range(first_y, end_y, size_y), range(first_x, end_x, size_x)):
-                look = {"facecolor": "white" if y or x else ORANGE, "edgecolor": FAINT, "linewidth": 0.5}
-                axes.add_patch(Rectangle((x, y), size_x, size_y, **look))
+    rows, columns = (
+        [start for size, first, end in version.ops.split(extent, most) for start in range(first, end, size)] + [extent]
+        for extent, most in ((height, tile[0]), (width, tile[1]))
+    )
+    axes.hlines(rows, 0, width, color=FAINT, linewidth=0.5)
+    axes.vlines(columns, 0, height, color=FAINT, linewidth=0.5)
+    axes.add_patch(Rectangle((0, 0), columns[1], rows[1], facecolor=ORANGE))
     axes.set(xlim=(-0.5, width + 0.5), ylim=(height + 0.5, -0.5), aspect="equal")
     axes.axis("off")
     axes.set_title(f"{LAYER}: {height}×{width} outputs,\ntiles of {tile[0]}×{tile[1]} pixels", fontsize=10, loc="left")
