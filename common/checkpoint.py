@@ -28,11 +28,11 @@ def checkpoint(file: Path) -> dict[str, NDArray[np.float32]]:
         if sum(math.prod(tensor.shape) for tensor in tensors.values()) > file.stat().st_size:
             raise ExportError("its tensors hold more numbers than it has bytes: they are views of the same few")
         return {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    except OSError as error:
-        raise ExportError(f"cannot read {file}: {error.strerror or error}") from None
     except ExportError as error:
         raise ExportError(f"{file}: {error}") from None
     except Exception as error:  # zip, pickle and safetensors find damage in many ways
+        if isinstance(error, OSError) and error.filename:
+            raise ExportError(f"cannot read {file}: {error.strerror}") from None
         reason = f"no PyTorch checkpoint, or a damaged one ({type(error).__name__})"
         raise ExportError(f"{file}: {reason}: {SAVE}") from None
 

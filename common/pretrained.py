@@ -57,20 +57,18 @@ def fetch(release: Release, url: str) -> Path:
         return Path(url)
     try:
         import pooch
-        import requests
     except ImportError as error:
         raise ExportError(f"{error}: pip install -r requirements/weights.txt") from None
     pooch.get_logger().setLevel("WARNING")
     cache = cache_directory()
     try:
         return Path(pooch.retrieve(url, f"sha256:{release.sha256}", release.file, cache, downloader=download))
-    except (OSError, ValueError) as error:  # requests' exceptions are OSErrors, a wrong checksum is a ValueError
-        if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
-            error = "what came has another SHA-256: it is another file, or a damaged one"
-        raise ExportError(
-            f"cannot fetch {url} ({_cause(error)}). Download it elsewhere and save it as {cache / release.file}, or "
-            f"name a mirror or a file: RESNET50_URL=..."
-        ) from None
+    except OSError as error:  # requests' are OSErrors too
+        reason = _cause(error)
+    except ValueError:
+        reason = f"what came has another SHA-256 than {release.file}"
+    mend = f"download it elsewhere and save it as {cache / release.file}, or name a mirror or a file: RESNET50_URL=..."
+    raise ExportError(f"cannot fetch {url} ({reason}); {mend}")
 
 
 def cache_directory() -> Path:
@@ -115,7 +113,7 @@ def _within(seconds, call):
 
 
 def _cause(error):
-    """Return the innermost reason of requests' exceptions, in one line."""
-    while inner := getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, Exception)), None):
+    """Return in a few words what lies below an exception of requests: they are told at length, one inside the other."""
+    while inner := next((e for e in (getattr(error, "reason", 0), *error.args) if isinstance(e, Exception)), None):
         error = inner
-    return str(error).rpartition(": ")[2].strip().partition("\n")[0] or type(error).__name__
+    return str(error).partition(" for url")[0].rpartition(": ")[2] or type(error).__name__

@@ -104,9 +104,8 @@ class Unpickler(pickle._Unpickler):
         self.append(self.stack.pop()(*arguments))
 
     def set_items(self, items: list) -> None:
-        # Other keys could take a lifetime to hash: a tuple of twice a tuple of twice a tuple ...
         if not all(isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**31) for key in items[::2]):
-            raise ValueError("a dictionary's key is neither a text nor a small number")
+            raise ValueError("a key that may take a lifetime to hash, such as tuples of tuples of tuples")
         dict.update(self.stack[-1], zip(items[::2], items[1::2]))
 
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = call
@@ -135,7 +134,8 @@ def load_pth(file: Path) -> Any:
     content = archive.read(pickled)
     for count, (opcode, _, _) in enumerate(pickletools.genops(content)):
         if opcode.name not in OPCODES or count == MOST_OPCODES:
-            raise ExportError(f"needs pickle's {opcode.name}, or too many instructions ({count:,}): {SAVE}")
+            needs = "too many instructions" if opcode.name in OPCODES else f"pickle's {opcode.name}"
+            raise ExportError(f"needs {needs}, as no state dict does: {SAVE}")
     storages = {}
 
     def storage(pid):

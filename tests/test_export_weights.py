@@ -6,13 +6,20 @@ Most tests shrink the architecture (the fixture `tiny`): sources, files and erro
 import argparse
 import hashlib
 import json
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,9 +29,11 @@ from safetensors.numpy import load_file, save_file
 
 from common import architecture, export_weights, pretrained
 from common.architecture import tensor_shapes
+from common.checkpoint import checkpoint
 from common.export_weights import main, read_labels
 from common.packed import pack
 from common.synthetic import synthetic
+from common.torchvision_import import import_torchvision
 from common.weights_file import IMAGENET_V1, ExportError, check_preprocessing, intact, write_weights
 from tests.torch_reference import torch_activations, torch_model
 
@@ -48,7 +57,7 @@ def tiny(monkeypatch):
 @pytest.fixture(scope="session")
 def random_model():
     """torchvision's ResNet-50, every vector random, batch-norm statistics included."""
-    model = pretrained.import_torchvision().models.resnet50(weights=None)
+    model = import_torchvision().models.resnet50(weights=None)
     generator = torch.Generator().manual_seed(7)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dim() == 1:
@@ -56,8 +65,8 @@ def random_model():
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.dim()}
 
 
-def save(tensors, path, wrap=lambda state_dict: state_dict, **saving):
-    torch.save(wrap({name: torch.as_tensor(array) for name, array in tensors.items()}), path, **saving)
+def save(tensors, path, wrap=lambda state_dict: state_dict):
+    torch.save(wrap({name: torch.as_tensor(array) for name, array in tensors.items()}), path)
     return path
 
 
@@ -265,22 +274,31 @@ OTHERS = {
 
 
 class TestCheckpoint:
-    def test_from_the_command_line(self, random_model, tmp_path, capsys):
+    def test_from_the_command_line_without_pytorch(self, random_model, tmp_path):
         file = save(random_model, tmp_path / "my weights.pth")
         options = f"--out {tmp_path / 'w'} --resize 64 --crop 48 --mean 0 0.5 1 --std 1 0.5 0.25"
-        assert main(["checkpoint", str(file), *options.split()]) == 0
-        assert "--labels" in capsys.readouterr().out
+        without = (
+            f"import sys, runpy; sys.modules['torch'] = None; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+        )
+        command = [sys.executable, "-c", without, "checkpoint", file, *options.split()]
+        assert "--labels" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
         manifest = assert_holds(tmp_path / "w", random_model)
         assert manifest["source"] == "checkpoint my weights.pth"
         assert manifest["preprocessing"] == {"resize": 64, "crop": 48, "interpolation": "bilinear",
                                              "mean": [0, 0.5, 1], "std": [1, 0.5, 0.25]}  # fmt: skip
 
     @QUICK
-    @given(wrap=st.sampled_from(WRAPS), dtype=st.sampled_from(DTYPES), zipped=st.booleans())
-    def test_every_usual_form(self, tiny, tmp_path, wrap, dtype, zipped):
+    @given(wrap=st.sampled_from(WRAPS), dtype=st.sampled_from(DTYPES), timm=st.booleans())
+    def test_every_usual_form(self, tiny, tmp_path, wrap, dtype, timm):
+        """torch.save's, and timm's: safetensors with the same names."""
         state_dict = {name: torch.from_numpy(array).to(dtype) for name, array in synthetic(0, 3).items()}
-        file = save(state_dict, tmp_path / "model.pth", wrap, _use_new_zipfile_serialization=zipped)
-        arrays = pretrained.checkpoint(file)
+        file = tmp_path / ("model.safetensors" if timm else "model.pth")
+        if timm:
+            counted = state_dict | {"bn1.num_batches_tracked": torch.tensor(5)}
+            safetensors.torch.save_file(counted, file, {"format": "pt"})
+        else:
+            save(state_dict, file, wrap)
+        arrays = checkpoint(file)
         assert arrays.keys() == state_dict.keys()
         for name, array in arrays.items():
             assert array.dtype == np.float32 and np.array_equal(array, state_dict[name].float().numpy()), name
@@ -299,11 +317,15 @@ class TestCheckpoint:
         labels.write_bytes("\ufeffaé\r\nb\r\nネコ\r\n\r\n".encode())
         assert main(command) == 0
         assert assert_holds(out, synthetic(0, 3))["labels"] == read_labels(labels) == LABELS
+        ours = out.rename(tmp_path / "ours.safetensors")
+        assert f"an export already, which infer.py reads as it is: --weights {ours}" in refusal(
+            ["checkpoint", ours, "--out", out], capsys
+        )
 
     @pytest.mark.parametrize("name", OTHERS)
     def test_other_architectures_are_named(self, tmp_path, capsys, name):
         with torch.device("meta"):
-            model = getattr(pretrained.import_torchvision().models, name)(weights=None)
+            model = getattr(import_torchvision().models, name)(weights=None)
         tensors = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in model.state_dict().items()}
         file = save(tensors, tmp_path / "other.pth")
         message = refusal(["checkpoint", file, "--out", tmp_path / "w"], capsys)
@@ -321,57 +343,103 @@ class TestCheckpoint:
         assert ("holds Python objects (" in message) == (name == "module")
 
 
+class Server(BaseHTTPRequestHandler):
+    """Serves `content` in the way that the path names; anything else is not found."""
+
+    content, asked, patience = b"", [], 0.4
+
+    def do_GET(self):
+        way = self.path.rpartition("/")[2]
+        self.asked.append(self.path)
+        if way == "silent":
+            return time.sleep(2 * self.patience)
+        if way not in ("whole", "slow", "cut", "stalled", "wrong"):
+            return self.send_error(404)
+        content = b"Please log in" if way == "wrong" else self.content
+        self.send_response(200)
+        self.send_header("Content-Length", len(content))
+        self.end_headers()
+        self.wfile.write(content[:1000])
+        time.sleep(self.patience * {"slow": 0.5, "stalled": 2}.get(way, 0))
+        if way != "cut":
+            self.wfile.write(content[1000:])
+
+    def log_message(self, *arguments):
+        pass
+
+
+FAILURES = {"silent": "no answer within|Read timed out", "stalled": "Read timed out", "cut": "IncompleteRead",
+            "absent": "Not Found", "wrong": "another SHA-256", "refused": "Connection refused", "unknown": "Failed to",
+            "lost": "no answer within", "file": "is not resnet50-11ad3fa6.pth: its SHA-256 is"}  # fmt: skip
+
+
 class TestPretrained:
     @pytest.fixture
-    def publish(self, monkeypatch, tmp_path):
-        """publish(url) makes torchvision fetch its weights from there, into a cache of its own."""
+    def host(self, tiny, monkeypatch, tmp_path):
+        """The address of a server of torchvision's weights, tiny ones; the cache is empty, and patience short."""
+        Server.content = save(synthetic(0, 1000), tmp_path / "model.pth").read_bytes()
+        release = pretrained.RELEASES["IMAGENET1K_V2"]
+        release = release._replace(sha256=hashlib.sha256(Server.content).hexdigest())
+        monkeypatch.setitem(pretrained.RELEASES, "IMAGENET1K_V2", release)
+        monkeypatch.setattr(pretrained, "TIMEOUT", Server.patience)
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-        entry = pretrained.import_torchvision().models.ResNet50_Weights["IMAGENET1K_V2"].value
-        return lambda url: monkeypatch.setattr(entry, "url", url)
+        Server.asked.clear()
+        with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+            yield f"http://127.0.0.1:{server.server_port}/"
+            server.shutdown()
 
-    def test_downloaded_and_exported(self, random_model, publish, tmp_path, capsys):
-        file = save(random_model, tmp_path / "model.pth")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-        publish(file.rename(tmp_path / f"resnet50-{digest}.pth").as_uri())
-        assert main(["--out", str(tmp_path / "w")]) == 0  # auto finds them
-        assert "error" not in capsys.readouterr().err
-        manifest = assert_holds(tmp_path / "w", random_model)
+    def test_what_is_known_of_torchvisions(self):
+        assert pretrained.TIMEOUT < 10
+        for tag, release in pretrained.RELEASES.items():
+            theirs, ours = import_torchvision().models.ResNet50_Weights[tag], IMAGENET_V1 | {"resize": release.resize}
+            preset = theirs.transforms()
+            assert theirs.url == pretrained.HOST + release.file and release.sha256[:8] in release.file
+            assert (preset.resize_size, preset.crop_size) == ([ours["resize"]], [ours["crop"]])
+            assert (preset.mean, preset.std, preset.interpolation.value) == (ours["mean"], ours["std"], "bilinear")
+            assert pretrained.CLASSES.read_text("utf-8").splitlines() == theirs.meta["categories"]
+
+    @pytest.mark.parametrize("way", ["whole", "slow", "file", "proxy", "auto"])
+    def test_fetched_and_exported(self, way, host, tmp_path, monkeypatch):
+        url = {"file": str(tmp_path / "model.pth"), "proxy": "http://no-such-host.invalid/whole", "slow": host + "slow"}
+        url = url.get(way, host + "whole")
+        monkeypatch.setenv("http_proxy" if way == "proxy" else "RESNET50_URL", host if way == "proxy" else url)
+        options = [] if way == "auto" else ["torchvision", "--url", url]
+        for _ in range(2):  # the second time from the cache
+            assert main([*options, "--force", "--out", str(tmp_path / "w")]) == 0
+        manifest = assert_holds(tmp_path / "w", synthetic(0, 1000))
         assert manifest["source"] == "torchvision IMAGENET1K_V2" and manifest["labels"][281] == "tabby"
-        assert manifest["preprocessing"] == IMAGENET_V1 | {"resize": 232}
+        assert manifest["preprocessing"] == IMAGENET_V1 | {"resize": 232} and len(Server.asked) == (way != "file")
 
-    @pytest.mark.parametrize("server", ["silent", "absent", "wrong"])
-    def test_a_failed_download(self, server, publish, tmp_path, capfd, monkeypatch):
-        """A server that never answers, a name that no server has, and a portal's login page for a file."""
-        monkeypatch.setattr(pretrained, "TIMEOUT", 0.3)
-        (tmp_path / "resnet50-0676ba61.pth").write_bytes(b"Please log in")
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-            address = {"silent": address, "absent": "http://no-such-host.invalid", "wrong": tmp_path.as_uri()}[server]
-            publish(f"{address}/resnet50-0676ba61.pth")
-            assert main(["torchvision", "--out", str(tmp_path / "w")]) == 1
-        message = capfd.readouterr().err.strip().rpartition("\n")[2]
-        assert f"cannot fetch {address}/resnet50" in message and "0676ba61.pth, and run this again" in message
-        assert socket.getdefaulttimeout() is None
-        assert not (tmp_path / "w").exists() and not [*(tmp_path / "cache").rglob("*.pth")]
-
-    @pytest.mark.parametrize("module", ["torch", "torchvision"])
-    def test_without_pytorch_auto_is_the_demo(self, tiny, module, monkeypatch, tmp_path, capsys):
-        pretrained.import_torchvision()
-        for absent in (module, "torchvision.models"):
-            monkeypatch.setitem(sys.modules, absent, None)
+    @pytest.mark.parametrize("way", FAILURES)
+    def test_a_failed_download(self, way, host, tmp_path, monkeypatch, capsys):
+        """One line says what to download where; `auto` goes on with the small model, or keeps what is there."""
+        if way == "lost":  # no name server answers
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments: time.sleep(2 * Server.patience))
+        url = {"refused": "http://127.0.0.1:9/", "unknown": "http://no-such-host.invalid/", "file": os.devnull}
+        monkeypatch.setenv("RESNET50_URL", url.get(way, host + way))
         monkeypatch.setattr(export_weights, "DEMO", tmp_path / "demo.npz")
-        needed = f"this needs {'PyTorch' if module == 'torch' else 'torchvision'}, and it cannot be imported"
-        message = refusal(["torchvision", "--out", tmp_path / "w"], capsys)
-        assert needed in message and "make weights" in message
-        assert module != "torch" or needed in refusal(["checkpoint", "f", "--out", tmp_path / "w"], capsys)
         pack(synthetic(0, 3), LABELS, 64, tmp_path / "demo.npz")
-        assert main(["--out", str(tmp_path / "w")]) == 0
-        printed = capsys.readouterr()
-        assert needed in printed.err
-        assert "our own small model, 3 classes" in printed.out and intact(tmp_path / "w")["source"] == "demo"
-        export(tmp_path / "w", seed=5, force=True)
-        assert "keeps its weights (seed 5)" in refusal(["--force", "--out", tmp_path / "w"], capsys)
-        assert intact(tmp_path / "w")["source"] == "seed 5"
+        out = str(tmp_path / "w")
+        for command, status, expected in [
+            (["torchvision"], 1, ""), ([], 0, "going on without torchvision's weights, the better ones: "),
+            (["--force"], 1, f"{out} keeps its weights (demo): "),
+        ]:  # fmt: skip
+            assert main([*command, "--out", out]) == status
+            message = capsys.readouterr().err.strip().rpartition("\n")[2]
+            assert re.search(FAILURES[way], message) and expected in message
+            assert way == "file" or f"save it as {tmp_path}/cache/hub/checkpoints/resnet50-11ad3fa6.pth" in message
+        assert not [*tmp_path.glob("cache/hub/checkpoints/*")] and intact(out)["source"] == "demo"
+
+    def test_ctrl_c_stops_the_download_only(self, tmp_path):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            environment = {"RESNET50_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/", "TORCH_HOME": str(tmp_path)}
+            command = [sys.executable, SCRIPT, "--out", tmp_path / "w"]
+            with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True) as process:
+                assert "fetching" in process.stderr.readline()
+                process.send_signal(signal.SIGINT)
+                assert "going on without torchvision's weights, the better ones: interrupted" in process.stderr.read()
+        assert process.returncode == 0 and intact(tmp_path / "w")["source"] == "demo"
 
 
 DAMAGES = {
