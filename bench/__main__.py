@@ -44,9 +44,9 @@ def measure(arguments: argparse.Namespace, chosen: list[str], out: Path) -> int:
     inputs = make_inputs(arguments.size, arguments.weights)
     for name in chosen:
         _, run, shown = EXPERIMENTS[name]
-        results.update(out, [], [], measured_peak(), inputs)  # refuses another machine's file before the minutes
-        benchmarks, failed = run(inputs, arguments)
-        found = results.update(out, benchmarks, failed, measured_peak(), inputs)
+        results.update(out, [], measured_peak(), inputs)  # refuses another machine's file before the minutes
+        entries = run(inputs, arguments)
+        found = results.update(out, entries, measured_peak(), inputs)
         for table in [*shown(found), tables.environment(found)]:
             print(table.text("simple"), end="\n\n")
     print(f"results: {out}")

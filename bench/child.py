@@ -105,14 +105,9 @@ def blas_threads() -> dict[str, int]:
 
 
 def peak_memory() -> int:
-    """The most memory this process ever held, in bytes.
-
-    Linux: VmHWM, which starts anew with each program. `ru_maxrss`, which macOS must do with (there in bytes), would
-    on Linux carry over the size of the process that started this one.
-    """
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
-        return int(status.split()[0]) * 1024
+    """The most memory this process ever held, in bytes."""
+    if sys.platform == "linux":  # where ru_maxrss carries over the size of the process that started this one
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

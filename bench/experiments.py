@@ -1,11 +1,11 @@
-"""What is measured besides latency: races, throughput, scaling, the layers' profile. Each returns race.Found."""
+"""What is measured besides latency: races, throughput, scaling, the layers' profile. They return what `race` does."""
 
 from collections.abc import Sequence
 
 from bench import peers
 from bench.check import WrongOutput, check_logits
 from bench.inputs import Inputs, make_inputs
-from bench.race import SLOW, Entrant, Found, race, say
+from bench.race import SLOW, Entrant, race, say
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
 from common.architecture import flops
@@ -21,20 +21,20 @@ def race_group(threads: int) -> str:
     return f"race, {plural(threads, 'thread')}"
 
 
-def races(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> Found:
+def races(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
     """A race on `threads`, else one on one thread and one on all cores. v1 runs once, in the last."""
     names = names or [*VERSIONS, *peers.installed()]
     counts = [threads] if threads else sorted({1, available_cores()})
-    found = []
+    entries = []
     for threads in counts:
         racing = {name: Entrant(name, threads) for name in names if name != VERSIONS[0] or threads == counts[-1]}
-        found.append(race(racing, inputs, race_group(threads), rounds))
-    return joined(found)
+        entries += race(racing, inputs, race_group(threads), rounds)
+    return entries
 
 
 def throughput(
     inputs: Inputs, cores: int | None, names: Sequence[str] = (), rounds: int = 5, duration: float = 1.5
-) -> Found:
+) -> list[dict]:
     """Pictures a second: all cores on one picture, where that is possible, and one picture for each core.
 
     A core with a picture of its own waits for nobody, but every process holds the weights anew and each picture takes
@@ -47,7 +47,7 @@ def throughput(
     return race(named, inputs, "throughput", rounds, duration)
 
 
-def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> Found:
+def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> list[dict]:
     """Time against threads, for those that can use more than one; then against the picture's size."""
     names, cores = names or VERSIONS, cores or available_cores()
     points = {
@@ -57,20 +57,21 @@ def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes:
         for threads in sorted({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, cores})
         if threads <= cores
     }
-    found = [race(points, inputs, "scaling, threads", rounds=15, cache=True)]
+    entries = race(points, inputs, "scaling, threads", rounds=15, cache=True)
     seconds_per_flop = dict.fromkeys(names, 0.0)
     for size in sorted(sizes):
         fast = [name for name in names if seconds_per_flop[name] * flops(size) <= LONGEST]
         entrants = {f"{name}, {size} pixels": Entrant(name, cores) for name in fast}
-        found.append(race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=5, cache=True))
-        for extra in (benchmark["extra_info"] for benchmark in found[-1][0]):
+        found = race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=5, cache=True)
+        for extra in (item["extra_info"] for item in found if "reason" not in item):
             seconds_per_flop[extra["version"]] = extra["p50"] / extra["flops"]
-    return joined(found)
+        entries += found
+    return entries
 
 
-def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> Found:
+def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
     """The layers' times of each version."""
-    benchmarks, failed = [], []
+    entries = []
     for name in names or VERSIONS[1:]:
         say(f"profile of {name}")
         try:
@@ -79,15 +80,10 @@ def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rou
                 error = check_logits(logits, inputs.logits)
                 seconds, parts = worker.ask("profile", rounds if first < SLOW else 1)
                 facts = worker.facts | {"max_abs_error": error, "parts": parts}
+            entries.append(entry(name, "profile", seconds, extra_info(name, inputs, seconds, **facts)))
         except (WorkerError, WrongOutput) as reason:
-            failed.append({"group": "profile", "name": name, "reason": str(reason)})
-            continue
-        benchmarks.append(entry(name, "profile", seconds, extra_info(name, inputs, seconds, **facts)))
-    return benchmarks, failed
-
-
-def joined(found: list[Found]) -> Found:
-    return [b for benchmarks, _ in found for b in benchmarks], [f for _, failed in found for f in failed]
+            entries.append({"group": "profile", "name": name, "reason": str(reason)})
+    return entries
 
 
 def plural(count: int, noun: str) -> str:

@@ -16,7 +16,6 @@ from bench.worker import Worker, WorkerError
 
 SLOW = 5.0  # seconds; a contender whose first picture takes longer is timed by that picture alone
 PICTURES = 3  # a turn: the first brings caches and clock speed back and is not timed
-Found = tuple[list[dict], list[dict]]  # benchmarks, and what failed: {"group", "name", "reason"}
 
 
 class Entrant(NamedTuple):
@@ -32,18 +31,20 @@ class Contender:
 
     def __init__(self, entrant: Entrant, inputs: Inputs, cache: bool):
         self.entrant, self.inputs = entrant, inputs
-        self.workers, self.error, self.rounds, self.pictures, self.slow = [], 0.0, [], [], False
+        self.workers, self.error, self.rounds, self.pictures = [], 0.0, [], []
         try:
-            for number in range(entrant.processes):
-                cores = own_cores(number, entrant.threads) if entrant.processes > 1 else None
+            here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+            for first in range(0, entrant.processes * entrant.threads, entrant.threads):
+                # Some engines bind their threads to the first cores that they may use: each process gets its own.
+                cores = here[first : first + entrant.threads] if entrant.processes > 1 else None
                 self.workers.append(Worker(entrant.version, inputs, entrant.threads, cores, cache=cache))
-            first = self.run(1, 0.0)
+            times = self.run(1, 0.0)
         except BaseException:
             self.close()
             raise
-        if max(first)[0] > SLOW:
-            self.slow = True
-            self.note(first)
+        self.slow = max(times)[0] > SLOW
+        if self.slow:
+            self.note(times)
 
     def run(self, pictures: int, duration: float) -> list[list[float]]:
         """All processes at once: `pictures` each and as many more as fit `duration` seconds. Return all times."""
@@ -81,47 +82,32 @@ class Contender:
 
 def race(
     entrants: dict[str, Entrant], inputs: Inputs, group: str, rounds: int, duration: float = 0.0, cache: bool = False
-) -> Found:
+) -> list[dict]:
     """Build all, check them, let them take turns. What goes wrong with one takes it out of the race, nobody else.
 
     entrants: by the names of their rows. duration: seconds of a turn, PICTURES at least. cache: whether compiled code
-    may come from an earlier start.
+    may come from an earlier start. Returns entries of a results file, and {"group", "name", "reason"} of who failed.
     """
-    racing, benchmarks, failed = {}, [], []
-
-    def start(name: str) -> None:
-        racing[name] = Contender(entrants[name], inputs, cache)
-
-    def take_turn(name: str) -> None:
-        racing[name].take_turn(duration)
-
-    def finish(name: str) -> None:
-        benchmarks.append(racing[name].entry(name, group))
-
-    names = list(entrants)
+    racing, entries, names = {}, [], list(entrants)
     try:
-        for number, act in enumerate([start, *[take_turn] * rounds, finish]):
-            say(f"{group}: {act.__name__}, {number} of {rounds}")
-            first = number if act is take_turn else 0
-            for name in [names[(first + place) % len(names)] for place in range(len(names))]:
+        for turn in range(rounds + 2):
+            say(f"{group}: " + ("start", f"round {turn} of {rounds}", "done")[(turn > 0) + (turn > rounds)])
+            for name in [names[(turn + place) % len(names)] for place in range(len(names))]:
                 try:
-                    act(name)
+                    if turn == 0:
+                        racing[name] = Contender(entrants[name], inputs, cache)
+                    elif turn <= rounds:
+                        racing[name].take_turn(duration)
                 except (WorkerError, WrongOutput) as error:
                     say(f"{group}: {name}: {error}")
-                    failed.append({"group": group, "name": name, "reason": str(error)})
+                    entries.append({"group": group, "name": name, "reason": str(error)})
                     names.remove(name)
                     if name in racing:
                         racing[name].close()
+        return entries + [racing[name].entry(name, group) for name in names]
     finally:
         for contender in racing.values():
             contender.close()
-    return benchmarks, failed
-
-
-def own_cores(number: int, threads: int) -> list[int] | None:
-    """The cores of process `number`: some engines bind their threads to the first ones that they may use."""
-    here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return here[number * threads : (number + 1) * threads] or None
 
 
 def say(text: str) -> None:

@@ -40,22 +40,15 @@ def entry(name: str, group: str, rounds: Iterable[float], extra: dict) -> dict:
     stats = Stats()
     for seconds in rounds:
         stats.update(seconds)
-    return {
-        "group": group,
-        "name": name,
-        "fullname": f"{group}/{name}",
-        "params": None,
-        "param": None,
-        "extra_info": extra | {"commit": get_commit_info()["id"][:10]},
-        "options": {},
-        "stats": stats.as_dict() | {"data": stats.data, "iterations": 1},
-    }
+    named = {"group": group, "name": name, "fullname": f"{group}/{name}", "params": None, "param": None, "options": {}}
+    extra = extra | {"commit": get_commit_info()["id"][:10]}
+    return named | {"extra_info": extra, "stats": stats.as_dict() | {"data": stats.data, "iterations": 1}}
 
 
-def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, inputs: Inputs) -> dict:
+def update(path: Path, entries: list[dict], peak: dict, inputs: Inputs) -> dict:
     """Put an experiment's entries in the file at `path`, in place of those of the same groups, and return all.
 
-    failed: {"group", "name", "reason"} of what was not timed. peak: the machine's; the best of all measurements is
+    Those with a "reason" were not timed. peak: the machine's; the best of all measurements is
     kept. Raises ResultsError if the file is another machine's, or about other pictures.
     """
     new = {
@@ -71,9 +64,10 @@ def update(path: Path, benchmarks: list[dict], failed: list[dict], peak: dict, i
         if different := [name for name, value in new[key].items() if old[key].get(name) != value]:
             raise ResultsError(f"{path} is of another {different[0]}; move it away, or name another file with --out")
     new["peak"] = {name: max(value, old["peak"][name]) for name, value in peak.items()}
-    groups = {item["group"] for item in benchmarks + failed}
-    for key, items in (("benchmarks", benchmarks), ("failed", failed)):
-        new[key] = [item for item in old[key] if item["group"] not in groups] + items
+    groups = {entry["group"] for entry in entries}
+    entries = [entry for entry in old["benchmarks"] + old["failed"] if entry["group"] not in groups] + entries
+    new["benchmarks"] = [entry for entry in entries if "reason" not in entry]
+    new["failed"] = [entry for entry in entries if "reason" in entry]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rounded(new), indent=1) + "\n", encoding="utf-8")
     return new

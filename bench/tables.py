@@ -183,18 +183,16 @@ def ceilings(results: dict) -> Table:
 
 
 def threads(results: dict) -> Table:
-    """More and more threads: the speed-up, and the serial share that it means (Amdahl 1967)."""
+    """More and more threads: the speed-up, and the serial share that it means (Amdahl 1967).
+
+    That is s in 1 / speedup = s + (1 - s) / threads; below 0 where caches help more than that.
+    """
     rows, alone = [], {}
     for row in group(results, "scaling, threads"):
         count, speedup = row["threads"], ratio(alone.setdefault(row["version"], row), row)
-        share = MISSING if count == 1 else f"{100 * serial_share(speedup, count):.1f} %"
+        share = MISSING if count == 1 else f"{100 * (count / speedup - 1) / (count - 1):.1f} %"
         rows.append([f"`{row['version']}`", str(count), milliseconds(row), factor(speedup), share])
     return Table(["", "threads", "one picture, ms", "speed-up", "serial share"], rows)
-
-
-def serial_share(speedup: float, threads: int) -> float:
-    """Solve Amdahl's law, 1 / speedup = s + (1 - s) / threads, for s; below 0 where caches help more than that."""
-    return (threads / speedup - 1) / (threads - 1)
 
 
 def winograd(results: dict) -> Table:

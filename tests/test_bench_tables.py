@@ -37,21 +37,21 @@ def found(tmp_path, rng, monkeypatch):
     for count, seconds in ((1, 1.0), (2, 0.55)):
         add(f"v6_threads, {count}", "scaling, threads", [seconds] * 2, "v6_threads", count)
         add("openvino", tables.race_group(count), [1.0, 2.0, 3.0], "openvino", count, **facts)
-    new = results.update(tmp_path / "run.json", benchmarks, [], PEAK, inputs)
+    new = results.update(tmp_path / "run.json", benchmarks, PEAK, inputs)
     return new | {"settings": {"image_size": 224}, "machine_info": new["machine_info"] | {"cores": 2}}
 
 
 def test_update_replaces_what_was_measured_again_and_keeps_the_best_peak(found, tmp_path, rng):
     inputs, path = fake_inputs(tmp_path), tmp_path / "run.json"
     failed = [{"group": "profile", "name": "v2_vectorized", "reason": "killed"}]
-    new = results.update(path, [], failed, PEAK | {"flops": 1.0, "flops_1": 9e11}, inputs)
+    new = results.update(path, failed, PEAK | {"flops": 1.0, "flops_1": 9e11}, inputs)
     assert new["failed"] == failed and new["peak"] == PEAK | {"flops_1": 9e11} and results.load(path) == new
     assert [b["group"] for b in new["benchmarks"]] == [
         b["group"] for b in found["benchmarks"] if b["group"] != "profile"
     ]
     with pytest.raises(results.ResultsError, match=r"run\.json is of another processor"):
         path.write_text(path.read_text().replace('"processor": "', '"processor": "not '))
-        results.update(path, [], failed, PEAK, inputs)
+        results.update(path, failed, PEAK, inputs)
 
 
 def test_rows_have_factors_spread_and_share_of_the_peak_of_the_cores_in_use(found):
