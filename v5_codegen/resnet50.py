@@ -3,8 +3,7 @@
 What changed:     the walk over the network notes what to compute, and the operators write C for it, in which every
                   size is a number. A compiler turns that into a library; a picture is one call into it.
 Why it helps:     batch norm disappears into the weights; bias, residual and ReLU happen while the sums are still in
-                  registers; weights and activations lie in memory in the order in which they are used, cut so that
-                  what is used again is still in a near cache.
+                  registers; memory is read in the order in which it lies, in pieces that fit the caches.
 What did not:     the network, the weight pool and the planned buffers, and one core.
 Run it:           python v5_codegen/infer.py PICTURE
 """

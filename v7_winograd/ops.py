@@ -1,9 +1,9 @@
 """The operators of ResNet-50, each of which writes the C function that computes it for one exact shape.
 
 They take descriptions of the machine (`Isa`) and of their input and output (`Buffer`), and return (name, lines):
-the name of a C function `void name(const float *weights, const float *input, float *output, long thread, long threads)`
-that computes one thread's share, and the text that defines it. Every size, stride and offset is a number in that text.
-Only `softmax` is computed here, by NumPy: it is no part of the network.
+the name of a C function, whose parameters are those in `define`, and the text that defines it. Every size, stride and
+offset is a number in that text. Only `softmax` is computed here, by NumPy: it is no part of the network.
+A call of such a function computes one thread's share of the output.
 
 Words: the channels of one vector are a group, the channels of a register tile a panel.
 """
