@@ -1,0 +1,110 @@
+"""From C text to a library: find a compiler, ask it what this machine has, compile, keep for the next time, load."""
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+REMEDY = "install a C compiler (gcc or clang), or: pip install ziglang"
+FLAGS = ("-O2", "-ffp-contract=off", "-fPIC", "-shared")
+
+
+class CompilerError(Exception):
+    """C code that cannot be compiled or loaded; the message is one line with the remedy."""
+
+
+class Isa(NamedTuple):
+    """An instruction set, as far as the generated code depends on it."""
+
+    width: int  # sums of 32 bits in a vector register
+    pixels: int  # in a register tile: with two vectors each (AVX2: four), plus weights, they fill the registers
+    flags: tuple[str, ...]  # that make the compiler use it
+    macros: tuple[str, ...]  # that the compiler predefines where the machine has it
+
+
+ISAS = {  # the best first
+    "avx512": Isa(16, 14, ("-mavx512vnni", "-mprefer-vector-width=512"), ("__AVX512VNNI__",)),
+    "avxvnni": Isa(8, 6, ("-mavxvnni",), ("__AVXVNNI__",)),
+    "avx2": Isa(8, 4, ("-mavx2",), ("__AVX2__",)),
+    "neon": Isa(4, 14, ("-mcpu=generic+dotprod",), ("__ARM_FEATURE_DOTPROD",)),
+    "generic128": Isa(4, 6, (), ()),
+}
+
+
+class Compiler:
+    """A C compiler and what it says about this machine. CompilerError if there is none, or if it does not work."""
+
+    def __init__(self):
+        self.command = find_compiler()
+        native = {"x86_64": ["-march=native"], "aarch64": ["-mcpu=native"]}.get(os.uname().machine, [])
+        self.macros = self.run(*native, "-dM", "-E", "-x", "c", os.devnull)
+        self.isas = {name: isa for name, isa in ISAS.items() if {*isa.macros} <= {*self.macros.split()}}
+
+    def run(self, *arguments: str | Path) -> str:
+        """Return the compiler's standard output. Raises CompilerError."""
+        try:
+            return subprocess.run([*self.command, *arguments], check=True, capture_output=True, errors="replace").stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            lines = (getattr(error, "stderr", None) or str(error)).splitlines()
+            reason = next((line.strip() for line in lines if "error" in line.lower()), lines[0])
+            raise CompilerError(f"{shlex.join(self.command)} does not work ({reason}); {REMEDY}") from None
+
+    def isa(self, name: str | None = None) -> Isa:
+        """Return the Isa of that name, or the best. Raises ValueError if this machine does not have it."""
+        if name not in (None, *self.isas):
+            raise ValueError(f"isa: expected one that this machine has ({', '.join(self.isas)}), got {name!r}")
+        return self.isas[name or next(iter(self.isas))]
+
+    def load(self, source: str, isa: Isa, cache: bool = True) -> ctypes.CDLL:
+        """Return C text as a loaded library, from the user's cache if it was compiled before. Raises CompilerError."""
+        flags = [*FLAGS, *isa.flags]
+        key = hashlib.sha256("\0".join([source, *self.command, *flags, self.macros]).encode()).hexdigest()[:32]
+        directory = cache_directory() if cache and os.environ.get("RESNET50_CACHE") != "" else None
+        try:
+            for path in directory.glob(f"{key}-*.so") if directory else ():
+                if path.stem == f"{key}-{crc32(path.read_bytes())}":
+                    return ctypes.CDLL(str(path))
+                path.unlink()  # damaged: to map a file that ends too early may kill the process
+            with tempfile.TemporaryDirectory(prefix="resnet50-", dir=directory) as temporary:
+                text, library = Path(temporary, "resnet50.c"), Path(temporary, "resnet50.so")
+                text.write_text(source)
+                self.run(*flags, "-o", library, text)
+                kept = library.rename(Path(directory or temporary, f"{key}-{crc32(library.read_bytes())}.so"))
+                return ctypes.CDLL(str(kept))
+        except OSError as error:
+            raise CompilerError(f"no compiling ({error}); TMPDIR=DIR, RESNET50_CACHE=DIR name other places") from None
+
+
+def find_compiler() -> list[str]:
+    """Return the command of $CC, cc, gcc, clang or the ziglang wheel. Raises CompilerError."""
+    if chosen := shlex.split(os.environ.get("CC", "")):
+        return chosen
+    if installed := [name for name in ("cc", "gcc", "clang") if shutil.which(name)]:
+        return installed[:1]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise CompilerError(f"no C compiler found; {REMEDY}")
+
+
+def cache_directory() -> Path | None:
+    """Return $RESNET50_CACHE, else the user's cache directory; None, with a warning, if others can write there."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    chosen = os.environ.get("RESNET50_CACHE", f"{caches}/resnet50-in-six-steps")
+    try:
+        directory = Path(chosen).expanduser()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()  # a link's own mode is open to all
+        if found.st_uid != os.getuid() or found.st_mode & 0o077 or not os.access(directory, os.W_OK):
+            raise PermissionError("it is no writable directory of mode 0700 of your own")
+        return directory
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        print(f"warning: no cache in {chosen} ({error}); the code is compiled anew each time", file=sys.stderr)
+        return None

@@ -1,0 +1,116 @@
+/* How bytes become sums, and sums bytes: the only place where instructions are named. A vector has WIDTH lanes of 32 bits.
+
+   dot4(part, x, w)    adds four products to every lane: `x` holds the same four activations (0 ... 127) in each lane,
+                       `w` four weights (-127 ... 127) of another output channel in each
+   begin, end          stand around the dot4 of 16 input channels. Most processors add the four products to a sum of 32
+                       bits; then `part` is that sum. AVX2 adds pairs of them in 16 bits, which 8 products share;
+                       weights.py chooses scales with which they cannot overflow. So all give the same.
+   get(from)           WIDTH bytes as float32 numbers
+   put(to, a, b)       two vectors as bytes: rounded, half to even, and clamped to 0 ... 127 */
+#if defined __GNUC__ && !defined __clang__ /* keep the order of the text: 141e9 multiply-adds a second, not 97e9 */
+#pragma GCC optimize("no-tree-ter", "no-tree-reassoc")
+#endif
+
+typedef signed char byte __attribute__((may_alias));
+typedef int word __attribute__((may_alias));
+typedef signed char bytes __attribute__((vector_size(2 * WIDTH), may_alias));
+typedef short shorts __attribute__((vector_size(4 * WIDTH)));
+typedef int vector __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef float floats __attribute__((vector_size(4 * WIDTH), may_alias));
+
+static inline vector broadcast(const byte *x) {
+    return *(const word *)x + (vector){0};
+}
+
+static inline floats scaled(vector sum, floats factor, floats bias) {
+    return __builtin_convertvector(sum, floats) * factor + bias;
+}
+
+#if WIDTH == 16
+#include <immintrin.h>
+static inline vector dot4(vector part, vector x, vector w) {
+    return (vector)_mm512_dpbusd_epi32((__m512i)part, (__m512i)x, (__m512i)w);
+}
+
+static inline floats get(const byte *from) {
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)from)));
+}
+
+static inline void put(byte *to, floats a, floats b) {
+    const __m512 least = _mm512_setzero_ps(), most = _mm512_set1_ps(127);
+    a = (floats)_mm512_min_ps(_mm512_max_ps((__m512)a, least), most);
+    b = (floats)_mm512_min_ps(_mm512_max_ps((__m512)b, least), most);
+    _mm_store_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)a)));
+    _mm_store_si128((__m128i *)to + 1, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)b)));
+}
+#elif WIDTH == 8
+#include <immintrin.h>
+#ifdef __AVXVNNI__
+static inline vector dot4(vector part, vector x, vector w) {
+    return (vector)_mm256_dpbusd_avx_epi32((__m256i)part, (__m256i)x, (__m256i)w);
+}
+#else
+#define PAIRS
+static inline vector dot4(vector part, vector x, vector w) {
+    return (vector)_mm256_add_epi16((__m256i)part, _mm256_maddubs_epi16((__m256i)x, (__m256i)w));
+}
+
+static inline vector begin(vector sum) {
+    return sum - sum;
+}
+
+static inline vector end(vector sum, vector part) {
+    return sum + (vector)_mm256_madd_epi16((__m256i)part, _mm256_set1_epi16(1));
+}
+#endif
+
+static inline floats get(const byte *from) {
+    return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
+}
+
+static inline void put(byte *to, floats a, floats b) {
+    const __m256 most = _mm256_set1_ps(127); /* the instructions that pack clamp to -128 ... 127 */
+    __m256i c = _mm256_cvtps_epi32(_mm256_min_ps((__m256)a, most));
+    __m256i d = _mm256_cvtps_epi32(_mm256_min_ps((__m256)b, most));
+    __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(c, d), 0xd8);
+    __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    _mm_store_si128((__m128i *)to, _mm_max_epi8(packed, _mm_setzero_si128()));
+}
+#else
+#ifdef __ARM_FEATURE_DOTPROD
+#include <arm_neon.h>
+static inline vector dot4(vector part, vector x, vector w) {
+    return (vector)vdotq_s32((int32x4_t)part, (int8x16_t)x, (int8x16_t)w);
+}
+#else /* no instructions: this says what all others must compute */
+static inline vector dot4(vector part, vector x, vector w) {
+    shorts even = ((shorts)x << 8 >> 8) * ((shorts)w << 8 >> 8), odd = ((shorts)x >> 8) * ((shorts)w >> 8);
+    vector pairs = (vector)(even + odd); /* two sums of 16 bits a lane, at most 2 * 127 * 127 */
+    return part + (pairs << 16 >> 16) + (pairs >> 16);
+}
+#endif
+
+static inline floats get(const byte *from) {
+    return (floats){from[0], from[1], from[2], from[3]};
+}
+
+static inline void put(byte *to, floats a, floats b) {
+    for (int n = 0; n < 8; n += 1) {
+        float value = n < 4 ? a[n] : b[n - 4];
+        value = value > 0.0f ? value : 0.0f;
+        value = value < 127.0f ? value : 127.0f;
+        to[n] = (byte)(value + 12582912.0f - 12582912.0f); /* 1.5 * 2^23: what lies behind the point is rounded off */
+    }
+}
+#endif
+
+#ifndef PAIRS
+static inline vector begin(vector sum) {
+    return sum;
+}
+
+static inline vector end(vector sum, vector part) {
+    (void)sum;
+    return part;
+}
+#endif
