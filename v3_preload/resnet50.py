@@ -1,7 +1,7 @@
 """ResNet-50, version 3: a weight pool, filled before the first picture.
 
-What changed:     every tensor is read once, at construction, into one block of memory, in the form that the
-                  operators use: a convolution as a matrix with the factor of its batch norm, which leaves a shift.
+What changed:     every tensor is read once, at construction, into one array, in the form that the operators use:
+                  a convolution holds the factor of its batch norm, which leaves a shift.
 Why it helps:     inference opens no file, and does no arithmetic that is the same for every picture.
 What did not:     the network, and the operators but for the form of their weights.
 Run it:           python v3_preload/infer.py PICTURE
