@@ -8,15 +8,16 @@ threads or by C code.
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes import CFUNCTYPE, PYFUNCTYPE, c_char_p, py_object
 
 from numpy._core import _multiarray_umath
 
 SIZE, POINTER = ctypes.c_size_t, ctypes.c_void_p
 TYPES = {  # of the four functions, each with a context first
-    "malloc": ctypes.CFUNCTYPE(POINTER, POINTER, SIZE),
-    "calloc": ctypes.CFUNCTYPE(POINTER, POINTER, SIZE, SIZE),
-    "realloc": ctypes.CFUNCTYPE(POINTER, POINTER, POINTER, SIZE),
-    "free": ctypes.CFUNCTYPE(None, POINTER, POINTER, SIZE),
+    "malloc": CFUNCTYPE(POINTER, POINTER, SIZE),
+    "calloc": CFUNCTYPE(POINTER, POINTER, SIZE, SIZE),
+    "realloc": CFUNCTYPE(POINTER, POINTER, POINTER, SIZE),
+    "free": CFUNCTYPE(None, POINTER, POINTER, SIZE),
 }
 SET_HANDLER = 304  # PyDataMem_SetHandler's place in NumPy's table of C functions, fixed by its ABI
 SMALLEST = 1024  # bytes; what is smaller is NumPy's own bookkeeping of shapes, strides and scalars
@@ -46,15 +47,12 @@ def counted_allocations() -> Iterator[Count]:
     """Yield a Count of the arrays that this thread allocates inside the `with` block."""
     count = Count()
     handler = Handler(b"counting", 1, None, *_counting_functions(count))
-    api = ctypes.pythonapi
-    api.PyCapsule_New.restype = ctypes.py_object
-    api.PyCapsule_New.argtypes = [POINTER, ctypes.c_char_p, POINTER]
-    api.PyCapsule_GetPointer.restype = POINTER
-    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    capsule = api.PyCapsule_New(ctypes.addressof(handler), b"mem_handler", None)
+    new_capsule = PYFUNCTYPE(py_object, POINTER, c_char_p, POINTER)(("PyCapsule_New", ctypes.pythonapi))
+    pointer = PYFUNCTYPE(POINTER, py_object, c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    capsule = new_capsule(ctypes.addressof(handler), b"mem_handler", None)
     _kept.append((handler, capsule))
-    table = ctypes.cast(api.PyCapsule_GetPointer(_multiarray_umath._ARRAY_API, None), ctypes.POINTER(POINTER))
-    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[SET_HANDLER])
+    table = ctypes.cast(pointer(_multiarray_umath._ARRAY_API, None), ctypes.POINTER(POINTER))
+    set_handler = PYFUNCTYPE(py_object, py_object)(table[SET_HANDLER])
     previous = set_handler(capsule)
     try:
         yield count

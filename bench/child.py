@@ -64,21 +64,14 @@ class Child:
     def nothing(self) -> None:
         """What a round trip costs by itself."""
 
-    def forward(self) -> None:
-        """One picture; `output` gives what came out."""
-        self.logits = self.run(self.image)
-
-    def output(self) -> object:
-        return self.logits
-
     def pictures(self, least: int, duration: float) -> tuple[list[float], object]:
         """Run `least` pictures, and more until `duration` seconds are over. Return the seconds of each; the output."""
         seconds, began = [], time.perf_counter()
         while len(seconds) < least or time.perf_counter() - began < duration:
             start = time.perf_counter()
-            self.logits = self.run(self.image)
+            output = self.run(self.image)
             seconds.append(time.perf_counter() - start)
-        return seconds, self.logits
+        return seconds, output
 
     def resources(self, run: bool) -> dict[str, int]:
         """Peak memory, bytes. If a picture may be run for it: its page faults, its arrays and their bytes."""

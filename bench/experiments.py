@@ -32,9 +32,7 @@ def races(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds
     return entries
 
 
-def throughput(
-    inputs: Inputs, cores: int | None, names: Sequence[str] = (), rounds: int = 5, duration: float = 1.5
-) -> list[dict]:
+def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> list[dict]:
     """Pictures a second: all cores on one picture, where that is possible, and one picture for each core.
 
     A core with a picture of its own waits for nobody, but every process holds the weights anew and each picture takes
@@ -44,7 +42,7 @@ def throughput(
     entrants = [Entrant(name, cores) for name in names if cores > 1 and name not in ONE_THREAD]
     entrants += [Entrant(name, 1, cores) for name in names]
     named = {f"{e.version}, {e.processes} × {plural(e.threads, 'thread')}": e for e in entrants}
-    return race(named, inputs, "throughput", rounds, duration)
+    return race(named, inputs, "throughput", rounds=5, duration=1.5)
 
 
 def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> list[dict]:

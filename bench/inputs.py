@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,12 @@ class InputError(Exception):
     """The benchmark cannot begin. The message is one line."""
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     weights: Path
     size: int
     image: NDArray[np.float32]  # (size, size, 3)
     logits: NDArray[np.float64]  # (num_classes,)
-
-    @property
-    def flops(self) -> int:
-        """Operations of one picture, convolutions computed as they are defined; a multiply-add counts as two."""
-        return flops(self.size, len(self.logits))
+    flops: int  # operations of one picture, convolutions computed as they are defined; a multiply-add counts as two
 
 
 def make_inputs(size: int = 224, weights: Path | None = None) -> Inputs:
@@ -48,10 +43,11 @@ def make_inputs(size: int = 224, weights: Path | None = None) -> Inputs:
             raise InputError(made.stderr.strip().split("\n")[-1])
     image = picture(size)
     try:
-        return Inputs(chosen, size, image, reference_logits(chosen, image))
+        logits = reference_logits(chosen, image)
     except (OSError, SafetensorError) as error:
         remedy = f"python common/export_weights.py synthetic --out {chosen}"
         raise InputError(f"weights in {chosen}: {error}; make some: {remedy}") from None
+    return Inputs(chosen, size, image, logits, flops(size, len(logits)))
 
 
 def source(weights: Path) -> str:

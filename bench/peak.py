@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from bench.inputs import InputError
 from common.machine import available_cores, find_compiler
 from common.versions import ROOT
 
-SOURCE = Path(__file__).with_name("peak.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
 TRIALS = 12  # short ones, and the best counts: a ceiling is what the machine can do undisturbed
 ROUNDS = 8_000_000  # of multiply_add: about 20 ms, beside which starting the threads counts for nothing
@@ -41,7 +39,7 @@ def kernels() -> dict[str, Work]:
         sys.exit("no C compiler: install one (on Debian: apt install gcc), or `pip install ziglang`")
     with tempfile.TemporaryDirectory() as directory:
         library = f"{directory}/libpeak.so"
-        subprocess.run([*compiler, *FLAGS, SOURCE, "-o", library], check=True)
+        subprocess.run([*compiler, *FLAGS, ROOT / "bench" / "peak.c", "-o", library], check=True)
         peak = ctypes.CDLL(library)
     peak.multiply_add.argtypes, peak.multiply_add.restype = [ctypes.c_size_t, ctypes.c_void_p], ctypes.c_double
     peak.read_memory.argtypes, peak.read_memory.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_float
@@ -70,13 +68,7 @@ def best_rate(work: Work, cores: int, clock: Callable[[], float] = time.perf_cou
     return best
 
 
-def main() -> None:
-    found, cores = {}, available_cores()
-    for name, work in kernels().items():
-        found[f"{name}_1"] = best_rate(work, 1)
-        found[name] = best_rate(work, cores)
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    main()
+    counts = {"_1": 1, "": available_cores()}
+    rates = {what + suffix: best_rate(work, n) for what, work in kernels().items() for suffix, n in counts.items()}
+    print(json.dumps(rates))

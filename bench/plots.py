@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from bench.experiments import plural, race_group
 from bench.profile import PRODUCTS
 from bench.results import group
-from bench.tables import ceiling, digits, factor, floor, race_counts, ratio, step_rows
+from bench.tables import ceiling, digits, floor, race_counts, ratio, step_rows
 from common import architecture
 from common.plot_style import ENGINE, FAINT, INK, PLAIN, STYLE, VERSION_COLOURS, WIDTH, save
 
@@ -51,7 +51,7 @@ def steps(results: dict) -> Figure:
     rows = list(step_rows(results).values())
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     times = [row["median"] * 1e3 for row in rows]
-    factors = [f", {factor(row['previous'])}" if row["previous"] else "" for row in rows]
+    factors = [f", {digits(row['previous'])}×" if row["previous"] else "" for row in rows]
     bars(axes, rows, times, [f"{digits(ms)} ms{gain}" for ms, gain in zip(times, factors)])
     axes.set(xscale="log", xlim=(min(times) / 4, max(times) * 8))
     axes.xaxis.set_major_formatter("{x:,.0f}")

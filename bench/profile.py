@@ -18,7 +18,6 @@ from common.architecture import layers
 OPERATORS = ("conv2d", "batch_norm", "relu", "add", "max_pool", "average_pool", "fully_connected")
 OWN_LAYER = {"max_pool": "maxpool", "average_pool": "avgpool", "fully_connected": "fc"}
 PRODUCTS = ("conv2d", "fully_connected", "layer")  # a layer's own sum of products; "layer" holds all that v5 fused
-Parts = dict[str, dict[str, float]]  # {layer: {operator: seconds}}
 
 
 class Trace:
@@ -54,8 +53,8 @@ class Trace:
         return found
 
 
-def layer_times(model, trace: Trace | None, image: NDArray[np.float32], rounds: int) -> tuple[list[float], Parts]:
-    """Run `rounds` pictures. Return the seconds of each picture, and the median seconds of each part.
+def layer_times(model, trace: Trace | None, image: NDArray[np.float32], rounds: int) -> tuple[list[float], dict]:
+    """Run `rounds` pictures. Return the seconds of each picture, and {layer: {operator: median seconds}}.
 
     A picture takes longer than its parts together: the rest passes between the operators.
     """
@@ -68,7 +67,7 @@ def layer_times(model, trace: Trace | None, image: NDArray[np.float32], rounds: 
         totals.append(time.perf_counter() - start)
         for part, seconds in (trace.take_parts(image.shape[0]) if trace else step_times(model)).items():
             found[part].append(seconds)
-    parts: Parts = defaultdict(dict)
+    parts = defaultdict(dict)
     for (layer, operator), seconds in found.items():
         parts[layer][operator] = median(seconds[1:])  # the first picture warms up
     return totals[1:], dict(parts)

@@ -69,7 +69,9 @@ def update(path: Path, entries: list[dict], peak: dict, inputs: Inputs) -> dict:
     new["benchmarks"] = [entry for entry in entries if "reason" not in entry]
     new["failed"] = [entry for entry in entries if "reason" in entry]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded(new), indent=1) + "\n", encoding="utf-8")
+    # Floats cut to five digits: the rest of a time is noise, and doubles the file.
+    new = json.loads(json.dumps(new), parse_float=lambda text: float(f"{float(text):.5g}"))
+    path.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
     return new
 
 
@@ -87,12 +89,3 @@ def group(results: dict, name: str) -> list[dict]:
     """The entries of one experiment in the order in which they were run: name, extra_info and stats in one dict."""
     found = [benchmark for benchmark in results["benchmarks"] if benchmark["group"] == name]
     return [{"name": benchmark["name"]} | benchmark["extra_info"] | benchmark["stats"] for benchmark in found]
-
-
-def rounded(value):
-    """Floats cut to five digits: the rest of a time is noise, and doubles the file."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list) else value

@@ -37,22 +37,18 @@ class Table(NamedTuple):
         return "\n\n".join([table] * bool(self.rows) + list(self.notes))
 
 
-def digits(value: float | None, unit: float = 1) -> str:
+def digits(value: float | None, unit: float = 1, after: str = "") -> str:
     """Three of them: more is not known of a time."""
     if not value:
         return MISSING if value is None else "0"
     rounded = float(f"{value / unit:.3g}")
-    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:#.3g}"
+    return (f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:#.3g}") + after
 
 
 def milliseconds(row: dict) -> str:
     """The median and half the distance between the quartiles."""
     spread = float(f"{row['iqr'] / 2e-3:.1g}")
     return digits(row["median"], 1e-3) + (f" ± {spread:,g}" if row["rounds"] > 1 else " (one run)")
-
-
-def factor(value: float | None) -> str:
-    return MISSING if value is None else f"{digits(value)}×"
 
 
 def ratio(one: dict, other: dict) -> float:
@@ -92,10 +88,10 @@ def step_rows(results: dict) -> dict[str, dict]:
 
 STEP_CELLS: dict[str, Callable[[dict], str]] = {
     "one picture, ms": lambda row: milliseconds(row),
-    "× previous": lambda row: factor(row["previous"]),
-    "× v1": lambda row: factor(row["first"]),
+    "× previous": lambda row: digits(row["previous"], after="×"),
+    "× v1": lambda row: digits(row["first"], after="×"),
     "effective GFLOP/s": lambda row: digits(row["gflops"]),
-    "of peak": lambda row: f"{digits(row['of_peak'], 0.01)} %",
+    "of peak": lambda row: digits(row["of_peak"], 0.01, " %"),
     "images/s": lambda row: digits(row["images"]),
     "arrays": lambda row: f"{row.get('arrays', MISSING)}",
     "allocated, MiB": lambda row: digits(row.get("array_bytes"), 2**20),
@@ -191,7 +187,7 @@ def threads(results: dict) -> Table:
     for row in group(results, "scaling, threads"):
         count, speedup = row["threads"], ratio(alone.setdefault(row["version"], row), row)
         share = MISSING if count == 1 else f"{100 * (count / speedup - 1) / (count - 1):.1f} %"
-        rows.append([f"`{row['version']}`", str(count), milliseconds(row), factor(speedup), share])
+        rows.append([f"`{row['version']}`", str(count), milliseconds(row), digits(speedup, after="×"), share])
     return Table(["", "threads", "one picture, ms", "speed-up", "serial share"], rows)
 
 

@@ -6,18 +6,17 @@ touch another, and its peak memory is its own. Requests and replies are pickled 
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from multiprocessing import Pipe
-from subprocess import DEVNULL
+from subprocess import DEVNULL, Popen
 
 from bench.inputs import Inputs
 from bench.peers import PEERS
 from common.versions import ROOT
 
-LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")
-THREAD_VARIABLES = (*(f"{library}_NUM_THREADS" for library in LIBRARIES), "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = [f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")]
+THREAD_VARIABLES += ["VECLIB_MAXIMUM_THREADS"]  # Apple's
 
 
 class WorkerError(Exception):
@@ -38,10 +37,8 @@ class Worker:
         blas = threads if name in PEERS else 1
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(blas)) | {"PYTHONPATH": str(ROOT)}
         self._connection, theirs = Pipe()
-        command, files = [sys.executable, "-P", "-m", "bench.child", str(theirs.fileno())], [theirs.fileno()]
-        self._process = subprocess.Popen(
-            command, env=environment, pass_fds=files, stdin=DEVNULL, stdout=log, stderr=log
-        )
+        command, streams = [sys.executable, "-P", "-m", "bench.child", str(theirs.fileno())], (DEVNULL, log, log)
+        self._process = Popen(command, -1, None, *streams, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
         try:
             if cores and hasattr(os, "sched_setaffinity"):  # threads that it starts from now on inherit it

@@ -46,15 +46,15 @@ def fake_inputs(root, rng=None):
     if rng:
         np.save(root / "right.npy", rng.standard_normal(7).astype(np.float32))
     image, right = np.zeros((32, 32, 3), np.float32), np.load(root / "right.npy").astype(np.float64)
-    return inputs.Inputs(root / "right.npy", 32, image, right)
+    return inputs.Inputs(root / "right.npy", 32, image, right, 10**6)
 
 
 def run_pytest_bench(*arguments, fakes=None):
     """`pytest bench` as from a shell, without pytest-xdist's mark, which would switch pytest-benchmark off."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    plugin = ["-p", "tests.bench_fakes"] if fakes else []
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugin, "bench", *map(str, arguments)]
-    environment |= {"FAKES": str(fakes)} if fakes else {}
+    environment["FAKES"] = str(fakes or "")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.bench_fakes", "bench"]
+    command += map(str, arguments)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
 
 

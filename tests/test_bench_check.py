@@ -1,4 +1,4 @@
-"""The benchmark's ground truth: the float64 reference, the check against it, what the network costs, and counting."""
+"""The benchmark's ground truth: the float64 reference and the check against it; counters, ceilings, weights, peers."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from bench.allocations import counted_allocations
 from bench.check import TOLERANCE, WrongOutput, check_logits
 from bench.inputs import InputError, make_inputs, picture
 from bench.reference import reference_activations, reference_logits
-from common import architecture
 from tests.torch_reference import torch_activations, torch_model
 
 
@@ -31,34 +30,19 @@ def test_check_accepts_what_is_within_the_tolerance_and_nothing_else(seed, class
     rng = np.random.default_rng(seed)
     right = rng.standard_normal(classes) * size
     allowed, place = TOLERANCE * np.abs(right).max(), rng.integers(classes)
-    close, off = right.copy(), right.copy()
+    close = right.copy()
     close[place] += 0.9 * allowed
-    off[place] -= 1.1 * allowed
     assert check_logits(close, right) == pytest.approx(0.9 * allowed)
-    with pytest.raises(WrongOutput, match="off by"):
-        check_logits(off, right)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@given(place=st.integers(0, 6))
-def test_check_rejects_what_is_not_finite(bad, place):
-    wrong = np.arange(7.0)
-    wrong[place] = bad
-    with pytest.raises(WrongOutput, match="1 of 7 logits are not finite"):
-        check_logits(wrong, np.arange(7.0))
+    for wrong, why in ((right[place] - 1.1 * allowed, "off by"), (np.nan, "not finite"), (-np.inf, "not finite")):
+        close[place] = wrong
+        with pytest.raises(WrongOutput, match=why):
+            check_logits(close, right)
 
 
 @pytest.mark.parametrize("wrong", [None, [0.0] * 7, np.arange(7), np.zeros((1, 7)), np.zeros(6), np.zeros(7, complex)])
 def test_check_rejects_other_types_and_shapes(wrong):
     with pytest.raises(WrongOutput, match="expected floats of shape"):
         check_logits(wrong, np.arange(7.0))
-
-
-def test_network_has_the_published_cost():
-    layers = architecture.layers(224)
-    assert architecture.flops(224) == 2 * 4_089_184_256  # 4.1 G: He et al. 2015, table 1, less pooling
-    batch_norms_and_bias = 2 * 26_560 + 1000
-    assert sum(layer.weights for layer in layers) + batch_norms_and_bias == 25_557_032  # torchvision's parameters
 
 
 def test_allocations_are_counted_and_given_back():
@@ -84,12 +68,8 @@ def test_ceilings_count_what_was_done(monkeypatch):
     assert work["bandwidth"](1, 2) == 2 * (1 << 16)  # half of the buffer, in bytes
     lanes = work["flops"](0, 1) / (2 * 12 * peak.ROUNDS)  # 12 chains of multiply-adds
     assert lanes in (4, 8, 16, 32)
-    assert all(np.isfinite(peak.best_rate(work["flops"], cores)) for cores in (1, 2))
-
-
-def test_best_rate_is_the_best_trial():
-    ticks = iter(np.cumsum([0] + [5, 2, 9] * peak.TRIALS).tolist())
-    assert peak.best_rate(lambda part, parts: 3.0, 2, clock=lambda: next(ticks)) == 6.0 / 2.0
+    ticks = iter(np.cumsum([0, 5, 2, 9]).tolist())  # two trials, of 5 and 9 seconds
+    assert peak.best_rate(lambda part, parts: 3.0, 2, clock=lambda: next(ticks)) == 6.0 / 5.0
 
 
 def test_synthetic_weights_are_made_once_and_the_users_own_come_first(monkeypatch, tmp_path, small_weights_file):

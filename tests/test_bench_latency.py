@@ -63,10 +63,6 @@ def test_right_output_is_timed_whatever_its_neighbours_do(outcome):
         assert name in done.stdout.split("startup_seconds")[1].split("---- benchmark")[0]
     assert benchmarks[None]["stats"]["median"] < 0.002
     assert machine["processor"] and machine["cores"] >= 1 and machine["numpy"] == np.__version__
-
-
-def test_the_first_version_is_run_once(outcome):
-    _, benchmarks, _ = outcome
     assert benchmarks["a_once"]["stats"]["rounds"] == 1 and benchmarks["a_once"]["stats"]["min"] >= 0.02
     assert "arrays" not in benchmarks["a_once"]["extra_info"]
 

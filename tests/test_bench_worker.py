@@ -17,8 +17,8 @@ def start(tmp_path, rng):
     return lambda name, **options: Worker(name, inputs, versions=tmp_path, **options)
 
 
-def test_pictures_are_timed_one_by_one_until_there_are_enough(start, tmp_path):
-    make_version(tmp_path, "sleeper", "time.sleep(0.02)\nreturn y")
+def test_pictures_are_timed_one_by_one_whatever_a_version_prints(start, tmp_path):
+    make_version(tmp_path, "sleeper", "print('hello'); os.system('echo hello')\ntime.sleep(0.02)\nreturn y")
     with start("sleeper") as worker:
         seconds, logits = worker.ask("pictures", 4, 0.0)
         assert len(seconds) == 4 and all(0.02 <= s < 10 for s in seconds)
@@ -37,8 +37,7 @@ def test_a_worker_keeps_to_its_cores(start, tmp_path):
 def test_blas_has_one_thread_whatever_the_environment_says(start, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
     make_version(tmp_path, "plain")
-    with start("plain", threads=2) as worker:
-        assert set(worker.facts["blas"].values()) <= {1}
+    start("plain", threads=2).close()
     make_version(tmp_path, "greedy", header="import threadpoolctl\nthreadpoolctl.threadpool_limits(2)")
     with pytest.raises(WorkerError, match=r"BLAS threads: .*2.* where 1 was asked for"):
         start("greedy")
@@ -68,19 +67,12 @@ def test_memory_and_arrays_are_each_versions_own(start, tmp_path):
     assert (found["arrays"], found["array_bytes"] // 1000) == (2, 16)
 
 
-def test_what_a_version_prints_does_not_disturb(start, tmp_path):
-    make_version(tmp_path, "chatty", "print('hello'); os.system('echo hello'); sys.stdout.flush()\nreturn y")
-    with start("chatty") as worker:
-        assert np.isfinite(worker.ask("pictures", 3, 0.0)[1]).all()
-
-
 @pytest.mark.parametrize(
     "body, reason",
     [
         ("raise ValueError('two\\nlines')", "ValueError: two lines"),
         ("os._exit(3)", "exit status 3"),
         ("os.kill(os.getpid(), signal.SIGKILL)", r"killed by SIGKILL \(out of memory\?\)"),
-        ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV"),
         ("sys.exit('gave up')", "gave up"),
         ("return lambda: 0", "pickle"),
     ],
