@@ -19,7 +19,7 @@ help: ## list the targets
 setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow, safetensors and, where there is none, a C compiler
 
 demo: setup $(WEIGHTS) ## classify pictures: make demo [PICTURE=photo.jpg] [OFFLINE=1]
-	$(PY) v6_threads/infer.py "$(PICTURE)"
+	$(PY) v6_threads/infer.py --top 3 "$(PICTURE)"
 
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (98 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -49,12 +51,26 @@ def test_the_packed_model_unpacks(demo_weights):
     assert manifest["preprocessing"]["crop"] == manifest["preprocessing"]["resize"] == ACCURACY[0]["size"]
 
 
-def test_card_and_readme_show_what_the_model_answers(demo_weights):
+def test_readme_shows_what_make_demo_prints(demo_weights):
+    """Without a network, to the second decimal; the times are left out."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    shown = re.search(r"```\n(weights: demo.*?)```", readme, re.DOTALL)[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    recipe = subprocess.check_output(["make", "-n", "demo", "OFFLINE=1"], text=True, cwd=ROOT, env=environment)
+    command = [sys.executable, *shlex.split(recipe.strip().rpartition("\n")[2])[1:], "--weights", demo_weights]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    first, rest = result.stdout.split("\n", 1)
+    texts, numbers = [], []
+    for text in (shown, f"{first}\n{result.stderr}{rest}"):
+        texts.append(re.sub(r"\S+(?= %| ms)", "", text))
+        numbers.append([float(number) for number in re.findall(r"([\d.]+) %", text)])
+    assert texts[0] == texts[1] and numbers[0] == pytest.approx(numbers[1], abs=0.011)
+
+
+def test_card_shows_what_the_model_answers(demo_weights):
     rows = {name: re.findall(r"([^,]+?) (\d+) %(?:, |$)", row)
             for name, row in re.findall(r"^\| (\S+\.(?:png|jpg)) \| (.+) \|$", CARD, re.MULTILINE)}  # fmt: skip
-    readme = (ROOT / "README.md").read_text("utf-8")
-    rows["cat.jpg"] = [entry[::-1] for entry in re.findall(r"^ +([\d.]+) %  (.+)$", readme, re.MULTILINE)]
-    pictures = [*PHOTOGRAPHS, ROOT / "samples" / "cat.jpg", *sorted((SHARED / "images").glob("*.jpg"))]
+    pictures = [*PHOTOGRAPHS, *sorted((SHARED / "images").glob("*.jpg"))]
     for picture, found in zip(pictures, answers(pictures, demo_weights), strict=True):
         shown = rows[picture.name]
         assert [label for label, _ in shown] == [label for label, _ in found], picture.name
