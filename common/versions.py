@@ -34,7 +34,7 @@ STEPS = (
         frozenset(
             {"buffers.py", "codegen.py", "compiler.py", "infer.py", "ops.py", "resnet50.py", "show.py", "weights.py"}
         ),
-        1000,
+        850,
     ),
     Step("v5_codegen", "v6_threads", frozenset({"codegen.py", "infer.py", "ops.py", "resnet50.py", "threads.py"}), 300),
     Step(
@@ -42,6 +42,15 @@ STEPS = (
         "v7_winograd",
         frozenset({"codegen.py", "ops.py", "resnet50.py", "weights.py", "winograd.py"}),
         360,
+    ),
+    Step(
+        "v6_threads",
+        "v8_int8",
+        frozenset(
+            {"buffers.py", "calibration.py", "codegen.py", "compiler.py", "dot.h", "infer.py"}
+            | {"ops.py", "resnet50.py", "weights.py"}
+        ),
+        400,
     ),
 )
 VERSIONS = ("v1_loops", *(step.version for step in STEPS))
