@@ -53,7 +53,7 @@ def _state_dict(content: Any) -> Mapping[str, Any]:
             break
     if not isinstance(content, dict) or not any(hasattr(value, "shape") for value in content.values()):
         raise ExportError(f"holds no state dict: {SAVE}")
-    if not all(str(name).isprintable() for name in content):
+    if not all(str(name).isprintable() and len(str(name)) < 200 for name in content):
         raise ExportError(f"holds names that cannot be printed: {SAVE}")
     # torch.nn.DataParallel wraps the model under the name `module`.
     names = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
