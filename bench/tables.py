@@ -42,7 +42,8 @@ def digits(value: float | None, unit: float = 1, after: str = "") -> str:
     if not value:
         return MISSING if value is None else "0"
     rounded = float(f"{value / unit:.3g}")
-    return (f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:#.3g}") + after
+    whole = rounded >= 100 or (isinstance(value, int) and unit == 1)
+    return (f"{rounded:,.0f}" if whole else f"{rounded:#.3g}") + after
 
 
 def milliseconds(row: dict) -> str:
@@ -93,9 +94,9 @@ STEP_CELLS: dict[str, Callable[[dict], str]] = {
     "effective GFLOP/s": lambda row: digits(row["gflops"]),
     "of peak": lambda row: digits(row["of_peak"], 0.01, " %"),
     "images/s": lambda row: digits(row["images"]),
-    "arrays": lambda row: f"{row.get('arrays', MISSING)}",
+    "arrays": lambda row: digits(row.get("arrays")),
     "allocated, MiB": lambda row: digits(row.get("array_bytes"), 2**20),
-    "page faults": lambda row: f"{row.get('faults', MISSING)}",
+    "page faults": lambda row: digits(row.get("faults")),
     "memory, MiB": lambda row: digits(row["peak_memory"], 2**20),
     "start-up, s": lambda row: digits(row["startup_seconds"]),
     "error of a logit": lambda row: f"{row['max_abs_error']:.0e}",
@@ -136,7 +137,7 @@ def race(results: dict) -> Table:
         timed = [row for row in group(results, race_group(count)) if row["threads"] == count]
         order = sorted(timed, key=lambda row: row["median"])
         for row in timed:
-            cells = [milliseconds(row), f"{ratio(row, order[0]):.3g}", f"{row['max_abs_error']:.0e}"]
+            cells = [milliseconds(row), digits(ratio(row, order[0])), f"{row['max_abs_error']:.0e}"]
             rows.append([f"`{row['name']}`", str(count), *cells])
         ours = [row for row in timed if row["name"] in (VERSIONS[4 if count == 1 else 5], VERSIONS[6])]
         for engine in [row for row in order if ours and row["name"] not in VERSIONS][:1]:

@@ -82,7 +82,7 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
     [
         ("v3", "| one picture, ms | 6,400 ± 2,000 | 3,200 ± 1,000 |"),
         ("race", "`v5_codegen` is **2.50 times**, `v7_winograd` is **10.00 times** as fast as the fastest engine"),
-        ("race", "| `v6_threads` | 2 | 400 ± 200 | 2 | 1e-06 |"),
+        ("race", "| `v6_threads` | 2 | 400 ± 200 | 2.00 | 1e-06 |"),
         ("operators", "| `conv2d` | 864 | 432 | 216 |"),
         ("ceilings", "| 2 cores | 400 | 20.0 | 20.0 |"),
         ("threads", "| `v6_threads` | 2 | 550 ± 0 | 1.82× | 10.0 % |"),  # Amdahl's law
