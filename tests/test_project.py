@@ -34,8 +34,8 @@ def test_make_asks_for_pictures(target):
 def test_make_diff(step, new):
     a, b = step.split()
     result = make("diff", f"A={a}", f"B={b}")
-    assert result.returncode == 0 and f": {new}" in result.stdout
-    assert "README.md" not in result.stdout and "image.py" not in result.stdout
+    assert result.returncode == 0 and f"/{new}" in result.stdout
+    assert "/README.md" not in result.stdout and "image.py" not in result.stdout
 
 
 @pytest.mark.parametrize("names", [("A=v3", "B=v9"), ("A=", "B=v4"), ("A=v", "B=v4")])
