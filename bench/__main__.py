@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from bench import experiments, results, tables
+from bench.check import VERSIONS
 from bench.inputs import InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
 from common.machine import available_cores
-from common.versions import ROOT, VERSIONS
+from common.versions import ROOT
 
 # {command: (help, what runs it, the tables that it prints)}
 EXPERIMENTS = {
@@ -68,8 +69,8 @@ def act(arguments: argparse.Namespace) -> int:
         return measure(arguments, chosen, arguments.out or results.REFERENCE)
     else:
         arguments.names = [named((*VERSIONS, *PEERS), name) for name in names]
-        default = results.RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
-        return measure(arguments, [command], arguments.out or default)
+        default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
+        return measure(arguments, [command], arguments.out or results.RUNS / default)
     return 0
 
 

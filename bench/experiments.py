@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from bench import peers
-from bench.check import WrongOutput, check_logits
+from bench.check import VERSIONS, WrongOutput, check_logits
 from bench.inputs import Inputs, make_inputs
 from bench.race import SLOW, Entrant, race, say
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
 from common.architecture import flops
 from common.machine import available_cores
-from common.versions import VERSIONS
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448)
 LONGEST = 30.0  # seconds; a size at which one picture would take longer is left out

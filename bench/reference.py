@@ -1,7 +1,6 @@
 """ResNet-50 in float64, as short and plain as NumPy allows: the answer every version is held to.
 
-It shares no code with the versions and is not meant to be fast. The tests hold it to PyTorch, so that the benchmark can
-check outputs without having PyTorch installed.
+It shares no code with the versions. The tests hold it to PyTorch, which the benchmark then need not have installed.
 """
 
 from collections.abc import Callable

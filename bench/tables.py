@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
+from bench.check import VERSIONS
 from bench.experiments import plural, race_group
 from bench.profile import OPERATORS, PRODUCTS
 from bench.results import ResultsError, group
 from common.architecture import Layer, layers
-from common.versions import VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "–"
@@ -42,7 +42,7 @@ def digits(value: float | None, unit: float = 1, after: str = "") -> str:
     if not value:
         return MISSING if value is None else "0"
     rounded = float(f"{value / unit:.3g}")
-    whole = rounded >= 100 or (isinstance(value, int) and unit == 1)
+    whole = rounded >= 100 or (unit == 1 and isinstance(value, int))
     return (f"{rounded:,.0f}" if whole else f"{rounded:#.3g}") + after
 
 

@@ -5,11 +5,10 @@
 
 import pytest
 
-from bench.check import WrongOutput, check_logits
+from bench.check import VERSIONS, WrongOutput, check_logits
 from bench.inputs import Inputs
 from bench.results import extra_info
 from bench.worker import Worker, WorkerError
-from common.versions import VERSIONS
 
 WARMUP = 3  # pictures; caches, page tables and clock speed have settled by then
 

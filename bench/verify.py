@@ -1,7 +1,6 @@
 """With trained weights, does every version see what is in a picture?  python -m bench.verify [VERSION ...]
 
-Photographs of scikit-image, each with the ImageNet classes that count as right. One of them must be among the
-top five. Weights that were not trained on ImageNet or a part of it leave nothing to check.
+Photographs of scikit-image, each with the ImageNet classes of which one must be among the top five.
 """
 
 import json

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from bench import experiments, profile, race
+from bench.check import VERSIONS
 from bench.inputs import make_inputs
 from bench.worker import Worker
 from common.architecture import layers
 from common.machine import available_cores
-from common.versions import ROOT, VERSIONS
+from common.versions import ROOT
 from tests.bench_fakes import fake_inputs, make_version
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bench import plots, results, tables
+from bench.check import VERSIONS
 from common.architecture import flops, layers
-from common.versions import VERSIONS
 from tests.bench_fakes import fake_inputs
 
 PEAK = {"flops": 4e11, "flops_1": 2e11, "bandwidth": 2e10, "bandwidth_1": 1e10}
