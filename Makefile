@@ -48,26 +48,33 @@ primer-pictures: $(VENV)/primer.stamp ## redraw the pictures of the primer's art
 	$(PY) primer/4_canny/canny.py --stages --out primer/4_canny/canny.png
 	$(PY) primer/5_otsu/otsu.py --stages --out primer/5_otsu/otsu.png
 
+OPTIONS = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS))
+LATENCY = -m pytest bench $(if $(ONLY),--only "$(ONLY)") --benchmark-sort=name
+
 bench: $(VENV)/bench.stamp ## time every version: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2]
-	$(PY) -m pytest bench
+	@mkdir -p bench/results/runs
+	$(PY) $(LATENCY) $(OPTIONS) --benchmark-max-time=5 --benchmark-json=bench/results/runs/$$(date +%Y%m%d-%H%M%S).json
 
 bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minute
-	$(PY) -m pytest bench
+	$(PY) $(LATENCY) --size $(or $(SIZE),32) $(if $(THREADS),--threads $(THREADS)) --benchmark-max-time=1
 
-bench-peers: $(VENV)/peers.stamp ## race v3 to v7 against PyTorch, ONNX Runtime and OpenVINO
-	$(PY) -m bench race
+bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side: make bench-compare A=before.json B=after.json
+	$(VENV)/bin/pytest-benchmark compare --sort=name $(filter %.json,$(A) $(B))
+
+bench-peers: $(VENV)/peers.stamp ## race v3 and later against other inference engines
+	$(PY) -m bench race $(ONLY) $(OPTIONS)
 
 bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one picture over all cores or one per core
-	$(PY) -m bench scaling
-
-bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side
-	$(VENV)/bin/pytest-benchmark compare
+	$(PY) -m bench scaling $(ONLY) $(OPTIONS)
+	$(PY) -m bench throughput $(ONLY) $(OPTIONS)
 
 bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (a quarter of an hour, on a quiet machine)
-	$(PY) -m bench reference
-
-readme-table: $(VENV)/bench.stamp ## rewrite the tables of the README and the articles from the stored results
+	$(PY) -m bench reference $(OPTIONS)
+	$(PY) -m bench plot
 	$(PY) -m bench table
+
+readme-table: $(VENV)/bench.stamp ## rewrite the tables of the README and the articles from a results file
+	$(PY) -m bench table $(if $(RESULTS),--results $(RESULTS))
 
 figures: $(VENV)/bench.stamp $(WEIGHTS) ## draw the articles' pictures and the table of layers
 	$(PY) -m docs.figures
