@@ -7,6 +7,7 @@ The scales are kept beside the compiled code, in one file for each weights file 
 until this code or the default pictures change, or a user names other pictures.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -84,8 +85,9 @@ def write(file, kept):
     text = json.dumps(kept)
     if file:
         partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_text(f"{crc32(text.encode())}\n{text}")
-        partial.replace(file)
+        with contextlib.suppress(OSError):  # a full disk: this network has its scales all the same
+            partial.write_text(f"{crc32(text.encode())}\n{text}")
+            partial.replace(file)
 
 
 def find_pictures(directory: Path) -> list[Path]:
@@ -106,7 +108,7 @@ def measure(weights_file, steps: list, image_size: int, pictures: list[Path]) ->
     preprocessing = read_manifest(weights_file)["preprocessing"]
     resize = round(preprocessing["resize"] * image_size / preprocessing["crop"])
     preprocessing |= {"resize": resize, "crop": image_size}
-    with safe_open(weights_file, framework="numpy") as file:
+    with safe_open(weights_file, framework="numpy") as file, np.errstate(all="ignore"):  # `record` looks for the result
         weights = {
             step.name: [part.astype(np.float32) for part in prepare(file, step)] for step in steps if step.has_weights
         }
@@ -123,7 +125,7 @@ def measure(weights_file, steps: list, image_size: int, pictures: list[Path]) ->
             image = load_image(path, preprocessing)
         except ImageError as error:
             raise CalibrationError(f"no calibration: {error}") from None
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             forward(steps, weights, image, record)
     zeros = {step.name: step.zero for step in steps}
     ranges = {name: found if found > SMALLEST else LARGEST for name, found in ranges.items()}

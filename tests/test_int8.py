@@ -1,0 +1,307 @@
+"""Version 8: exact sums and the same bytes from every instruction set, tile and number of threads; and its accuracy.
+
+An instruction set that this machine lacks runs as plain C, after the manual's pseudo-code (int8_model/immintrin.h).
+"""
+
+import ctypes
+import random
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from common import export_weights
+from common.versions import ROOT, load_version
+from common.weights_file import intact
+from tests.codegen_support import own_cache as own_cache
+from tests.codegen_support import random_image
+from tests.test_codegen_sanitizers import CROSS, DRIVER, EMULATOR, POOL
+from training.evaluate import evaluate
+from training.pictures import find
+
+V8 = load_version("v8_int8")
+HERE = list(V8.compiler.Compiler().isas)
+ISAS = V8.compiler.ISAS
+# The real ones of this machine, and all that x86 knows as plain C, in small tiles, which compile faster.
+IN_C = ("-O1", "-I", str(Path(__file__).with_name("int8_model")))
+MACHINES = {name: ISAS[name] for name in HERE}
+MACHINES |= {f"{name} in C": ISAS[name]._replace(flags=IN_C, pixels=2) for name in ("avx512", "avx2")}
+MACHINES["avxvnni in C"] = ISAS["avxvnni"]._replace(flags=(*IN_C, "-D__AVXVNNI__"), pixels=3)
+each_machine = pytest.mark.parametrize("isa", MACHINES.values(), ids=MACHINES.keys())
+
+CALLS = """
+void run16(int *sum, const byte *x, const byte *w) {
+    vector total = *(vector *)sum, part = begin(total);
+    for (int n = 0; n < 4; n += 1) {
+        part = dot4(part, broadcast(x + 4 * n), *(const vector *)(w + 4 * WIDTH * n));
+    }
+    *(vector *)sum = end(total, part);
+}
+void get_bytes(float *to, const byte *from) { *(floats *)to = get(from); }
+void put_floats(byte *to, const float *from) { put(to, *(floats *)from, *(floats *)(from + WIDTH)); }
+"""
+
+
+def build(path, size, isa, threads=1, **options):
+    """A network for an instruction set that need not be this machine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(V8.compiler.Compiler, "isa", lambda self, name: isa)
+        return V8.resnet50.ResNet50(path, size, threads=threads, **options)
+
+
+def aligned(array):
+    memory = V8.buffers.aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+    memory[...] = array
+    return memory
+
+
+class Dot:
+    """The functions of dot.h for an instruction set."""
+
+    def __init__(self, isa):
+        text = "\n".join([*V8.codegen.vector_types(isa), CALLS])
+        self.library, self.width = V8.compiler.Compiler().load(text, isa, cache=True), isa.width
+
+    def run16(self, x, w, sums):
+        """x: 16 activations; w: (channels of a vector, 16) weights. Returns sums + w @ x as the C code computes it."""
+        x, sums = aligned(x.astype(np.int8)), aligned(sums.astype(np.int32))
+        w = aligned(np.ascontiguousarray(w.astype(np.int8).reshape(self.width, 4, 4).transpose(1, 0, 2)))
+        self.library.run16(*(ctypes.c_void_p(array.ctypes.data) for array in (sums, x, w)))
+        return sums
+
+    def put(self, numbers):
+        to, numbers = aligned(np.full(2 * self.width, 77, np.int8)), aligned(numbers.astype(np.float32))
+        self.library.put_floats(ctypes.c_void_p(to.ctypes.data), ctypes.c_void_p(numbers.ctypes.data))
+        return to
+
+    def get(self, numbers):
+        to, numbers = aligned(np.full(self.width, np.nan, np.float32)), aligned(numbers)
+        self.library.get_bytes(ctypes.c_void_p(to.ctypes.data), ctypes.c_void_p(numbers.ctypes.data))
+        return to
+
+
+@each_machine
+def test_dot4_is_exact_at_the_extremes(isa, rng):
+    """Each dot4 alone, with activations and weights as large as they can be, and sums near 2^31."""
+    dot = Dot(isa)
+    for x in (0, 1, 127):
+        for w in (-127, -63, -1, 0, 1, 63, 127):
+            for place in range(16):
+                pair = place // 2 * 2  # two products share 16 bits: 2 * 127 * 127 fits
+                weights = np.zeros((dot.width, 16), int)
+                weights[:, pair : pair + 2] = w
+                sums = rng.integers(-(2**30), 2**30, dot.width)
+                np.testing.assert_array_equal(dot.run16(np.full(16, x), weights, sums), sums + 2 * w * x)
+
+
+@each_machine
+def test_a_run_of_16_is_exact_if_its_weights_are_scaled_to_fit(isa, rng):
+    """Eight products share 16 bits; nothing may be lost, even if all weights are equal and all activations 127."""
+    dot = Dot(isa)
+    for spread in (0.0, 0.3, 1.0, 3.0):
+        real = np.exp(spread * rng.standard_normal((dot.width, 1, 1, 16))) * rng.choice([-1, 1], (dot.width, 1, 1, 1))
+        weights = V8.weights.to_bytes(real)[0].reshape(dot.width, 16)
+        for x in (np.full(16, 127), rng.integers(0, 128, 16)):
+            sums = rng.integers(-(2**20), 2**20, dot.width)
+            np.testing.assert_array_equal(dot.run16(x, weights, sums), sums + weights @ x)
+
+
+@pytest.mark.parametrize("isa", [isa for name, isa in MACHINES.items() if name.startswith("avx2")])
+def test_what_the_scales_prevent(isa):
+    """The article's numbers: activations of 8 bits make vpmaddubsw saturate, and 8 products of 127 * 127 overflow."""
+    dot = Dot(isa)
+    weights = np.zeros((8, 16), int)
+    weights[:, :2] = 127
+    assert (dot.run16(np.full(16, 255), weights, np.zeros(8)) == 32767).all()  # not 2 * 255 * 127 = 64770
+    assert not (dot.run16(np.full(16, 127), np.full((8, 16), 127), np.zeros(8)) == 16 * 127 * 127).any()
+
+
+@each_machine
+def test_bytes_are_rounded_half_to_even_and_clamped(isa):
+    dot = Dot(isa)
+    numbers = np.array(
+        [0.5, 1.5, 2.5, 126.5, 127.5, 128, 1e9, 1e30, np.inf, -0.5, -0.6, -1, -200, -1e30, -np.inf, 63.49]
+    )
+    right = np.array([0, 2, 2, 126, 127, 127, 127, 127, 127, 0, 0, 0, 0, 0, 0, 63])
+    for shift in range(16):
+        found = dot.put(np.resize(np.roll(numbers, shift), 2 * dot.width))
+        np.testing.assert_array_equal(found, np.resize(np.roll(right, shift), 2 * dot.width))
+    for start in (0, 1, 100, 127 - dot.width):
+        np.testing.assert_array_equal(
+            dot.get(np.arange(start, start + dot.width, dtype=np.int8)), start + np.arange(dot.width)
+        )
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.sampled_from([0.1, 1, 3]), st.floats(-30, 30))
+def test_weights_fit_and_are_close(seed, runs, spread, exponent):
+    rng = np.random.default_rng(seed)
+    real = rng.standard_normal((3, 2, 1, 16 * runs)) * np.exp(spread * rng.standard_normal((3, 2, 1, 16 * runs)))
+    real *= 10.0**exponent
+    real[1] = 0
+    whole, scale = V8.weights.to_bytes(real)
+    assert (
+        np.isfinite(scale).all() and (scale > 0).all() and abs(whole).max() <= 127 and (whole == np.rint(whole)).all()
+    )
+    assert (abs(whole * scale[:, None, None, None] - real) <= 0.501 * scale[:, None, None, None]).all()
+    lanes = whole.reshape(
+        -1, 4, 2, 2
+    )  # (run of 16, four, half of a four, 2): a half's channels of all fours share 16 bits
+    for sign in (1, -1):
+        assert 127 * np.maximum(sign * lanes, 0).sum(axis=(1, 3)).max() <= 32767
+
+
+def real_convolution(x, weight, stride, padding):
+    """Exact for integers: float64 holds them."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(a, np.float64)) for a in (x.transpose(2, 0, 1)[None], weight)]
+    return torch.nn.functional.conv2d(*tensors, stride=stride, padding=padding)[0].numpy().transpose(1, 2, 0)
+
+
+def expected_output(model, file, step, x, residual):
+    """What a step must write, from the bytes that it read: integers, and float32 in a fixed order."""
+    operator, arguments, one = step.operator.__name__, step.arguments, np.float32
+    if operator == "quantize":
+        whole = np.clip(np.rint(x * one(1 / model.scales[step.name][0]) + one(64)), 0, 127)
+        return np.pad(whole, ((0, 0), (0, 0), (0, 1)), constant_values=64)
+    if operator in ("max_pool", "subsample"):
+        x = torch.from_numpy(x.astype(np.float64).transpose(2, 0, 1)[None])
+        kernel = arguments.get("kernel", 1)
+        y = torch.nn.functional.max_pool2d(x, kernel, arguments["stride"], arguments.get("padding", 0))
+        return y[0].numpy().transpose(1, 2, 0)
+    if operator == "average_pool":
+        factor = one(model.scales[step.reads[0]][0] / (x.shape[0] * x.shape[1]) / model.scales[step.name][0])
+        return np.clip(np.rint(one(x.sum(axis=(0, 1), keepdims=True)) * factor), 0, 127)
+    weight, factors = V8.weights.quantized(*V8.weights.prepare(file, step), step, model.scales)
+    weight = weight[:, :, :7]  # the stem's eighth column is zero
+    stride, padding = arguments.get("stride", 1), arguments.get("padding", 0)
+    if step.name == "conv1":  # its border holds the byte for zero
+        x, padding = np.pad(x, ((3, 3), (3, 3), (0, 0)), constant_values=64), 0
+    factor, bias, of_residual = factors.astype(np.float32)
+    y = real_convolution(x, weight.transpose(0, 3, 1, 2), stride, padding).astype(np.float32) * factor + bias
+    if arguments.get("add"):
+        y = y + residual.astype(np.float32) * of_residual
+    return y if operator == "fully_connected" else np.clip(np.rint(y), 0, 127)
+
+
+@pytest.mark.parametrize(("name", "size"), [(HERE[0], 32), (HERE[0], 225), *((name, 65) for name in HERE)])
+def test_every_step_computes_the_right_bytes(name, size, small_weights_file, rng):
+    """Step by step, from buffers full of other bytes."""
+    model = build(small_weights_file, size, ISAS[name])
+    for buffer in model.network.plan.buffers[1:]:
+        buffer.array.view(np.int8)[...] = rng.integers(0, 128, buffer.array.view(np.int8).shape)
+    model.network.image.array[0] = 2 * random_image(rng, size)
+    with safe_open(small_weights_file, framework="numpy") as file:
+        for index, step in enumerate(model.steps):
+            x, residual = step.x.channels_last(), step.out.channels_last()
+            expected = expected_output(model, file, step, x, residual)
+            model.run(index, index + 1)
+            found = step.out.channels_last()
+            if step.name == "quantize":
+                found[:, :, 3] = 64
+            np.testing.assert_array_equal(found[:, :, : expected.shape[2]], expected, err_msg=step.name)
+            if step.name == "conv1":
+                assert np.unique(found).size > 50, "nearly all outputs are clamped: this would test nothing"
+
+
+@pytest.mark.parametrize("size", [33, 97])
+def test_all_instruction_sets_threads_and_tiles_give_the_same_logits(size, small_weights_file, rng):
+    image, best = random_image(rng, size), ISAS[HERE[0]]
+    logits = build(small_weights_file, size, best).forward(image)
+    assert logits.dtype == np.float32 and np.isfinite(logits).all() and np.ptp(logits) > 0
+    for name in HERE[1:] if size == 97 else [*MACHINES][1:]:
+        np.testing.assert_array_equal(build(small_weights_file, size, MACHINES[name]).forward(image), logits, name)
+    for threads in (2, 3, 5, 7, 33):
+        np.testing.assert_array_equal(build(small_weights_file, size, best, threads).forward(image), logits)
+    for pixels in (1, 7) if size == 33 else ():
+        np.testing.assert_array_equal(
+            build(small_weights_file, size, best._replace(pixels=pixels)).forward(image), logits
+        )
+
+
+def run_outside(isa, weights_file, size, image, compile_command, run_command, directory):
+    """Compile the program with a driver that reads memory of its exact size; return the logits that it computes."""
+    network = V8.resnet50.Network(size, 7, isa)
+    network.plan.allocate()
+    network.plan.memory.fill(64)
+    network.image.array[0] = image
+    scales = V8.calibration.calibrate(weights_file, network.steps, size, None, cache=True)
+    weights = V8.weights.WeightPool(weights_file, network.steps, isa, scales).array
+    for buffer in network.plan.bordered:
+        network.plan.memory[buffer.offset : buffer.offset + buffer.size] = 0
+    driver = DRIVER.replace("RUN", POOL).replace("STEPS", str(len(network.steps)))
+    for name, array in ("weights", weights), ("memory", network.plan.memory):
+        whole = np.append(array, np.full(-array.size % 64, 85, dtype=np.int8))  # cache lines, for aligned_alloc
+        whole.tofile(directory / name)
+        driver = driver.replace(name.upper(), str(whole.nbytes))
+    (directory / "network.c").write_text(V8.codegen.generate(network.steps, isa) + driver)
+    command = [*compile_command, *V8.compiler.FLAGS[1:2], "-pthread", "-o", "network", "network.c"]
+    subprocess.run(command, cwd=directory, check=True)
+    done = subprocess.run([*run_command, "./network"], cwd=directory, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = np.fromfile(directory / "result", dtype=np.int8)
+    return result[network.logits.offset :][:28].view(np.float32)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_under_sanitizers(name, small_weights_file, rng, tmp_path):
+    image, isa = random_image(rng, 33), ISAS[name]
+    command = ["gcc", "-O1", "-g0", "-fno-sanitize-recover=all", "-fsanitize=address,undefined", *isa.flags]
+    found = run_outside(isa, small_weights_file, 33, image, command, [], tmp_path)
+    np.testing.assert_array_equal(found, build(small_weights_file, 33, ISAS[HERE[0]]).forward(image))
+
+
+@pytest.mark.skipif("neon" in HERE, reason="this machine needs no emulation: HERE has neon, for all tests")
+@pytest.mark.skipif(not CROSS, reason="no cross compiler: apt-get install gcc-aarch64-linux-gnu")
+@pytest.mark.skipif(not EMULATOR, reason="no emulator: apt-get install qemu-user-static")
+def test_an_emulated_arm_gives_the_same_logits(small_weights_file, rng, tmp_path):
+    image, isa = random_image(rng, 40), ISAS["neon"]
+    command = [*CROSS, "-static", "-O2", *isa.flags]
+    found = run_outside(isa, small_weights_file, 40, image, command, [EMULATOR], tmp_path)
+    np.testing.assert_array_equal(found, build(small_weights_file, 40, ISAS[HERE[0]]).forward(image))
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction"), [("avx512", "vpdpbusd"), ("avxvnni", "vpdpbusd"), ("avx2", "vpmaddubsw")]
+)
+def test_dot4_becomes_its_instruction(name, instruction, tmp_path):
+    """Compilers know instructions that this machine lacks."""
+    compiler, isa = V8.compiler.Compiler(), ISAS[name]
+    if "__x86_64__" not in compiler.macros:
+        pytest.skip("no compiler for x86")
+    (tmp_path / "text.c").write_text(V8.codegen.generate(V8.resnet50.Network(32, 7, isa).steps, isa))
+    compiler.run("-O2", *isa.flags, "-w", "-S", "-o", tmp_path / "text.s", tmp_path / "text.c")
+    assert (tmp_path / "text.s").read_text().count(instruction) > 500
+
+
+def test_probes_are_near_the_float32_network(small_weights_file, rng):
+    v6 = load_version("v6_threads").resnet50.ResNet50(small_weights_file, 64)
+    v8 = V8.resnet50.ResNet50(small_weights_file, 64)
+    path = ROOT / "samples" / "cat.jpg"
+    image = V8.image.load_image(path, intact(small_weights_file)["preprocessing"] | {"resize": 64, "crop": 64})
+    right, found = {}, {}
+    v6.forward(image, probe=right.__setitem__), v8.forward(image, probe=found.__setitem__)
+    assert list(found) == list(right)
+    for name, array in right.items():
+        assert found[name].shape == array.shape and found[name].dtype == np.float32
+        error = np.sqrt(np.mean((found[name] - array) ** 2) / np.mean(array**2))
+        assert error < 0.3, f"{name}: {error}"
+
+
+TINY = ROOT.parent / "shared" / "data" / "tiny_imagenet"
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="no labelled pictures")
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+def test_keeps_the_demo_models_accuracy(count, tmp_path):
+    """At most 0.3 points are lost on 10,000 pictures; on 500, the two versions differ by chance in a few."""
+    out = tmp_path / "demo.safetensors"
+    assert export_weights.main(["demo", "--out", str(out)]) == 0
+    _, pictures, names = find(TINY)
+    pictures = random.Random(0).sample(pictures, count)
+    real, whole = (evaluate(version, pictures, names, out) for version in ("v6_threads", "v8_int8"))
+    for top in ("top1", "top5"):
+        assert real[top] - whole[top] <= (0.003 if count == 10_000 else 0.02)
