@@ -59,14 +59,16 @@ def act(arguments: argparse.Namespace) -> int:
     if command == "plot":
         from bench.plots import draw_all  # matplotlib takes a second to load, and most commands draw nothing
 
-        print(*draw_all(results.load(arguments.results), arguments.results.parent), sep="\n")
+        chosen = arguments.results or results.newest()
+        print(*draw_all(results.load(chosen), chosen.parent), sep="\n")
     elif command == "table":
+        chosen = results.load(arguments.results or results.newest())
         for path in map(Path, names) if names else tables.marked(ROOT):
-            tables.rewrite(path, results.load(arguments.results))
+            tables.rewrite(path, chosen)
             print(path)
     elif command == "reference":
         arguments.names, chosen = (), [named(EXPERIMENTS, name) for name in names or EXPERIMENTS]
-        return measure(arguments, chosen, arguments.out or results.REFERENCE)
+        return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
         arguments.names = [named((*VERSIONS, *PEERS), name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
@@ -88,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", type=Path, metavar="FILE", help="default: the exported ones, else synthetic")
     made.add_argument("--rounds", type=int, default=15, help="of a race or a profile (default: 15)")
     made.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
-    made.add_argument("--results", type=Path, default=results.REFERENCE, help="what to draw or to write tables from")
+    made.add_argument("--results", type=Path, metavar="FILE", help="of plot and table (default: the newest machine's)")
     return made
 
 

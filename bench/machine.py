@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def machine_info() -> dict:
     version = compiler and subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
     return {
         "processor": cpu.get("brand_raw", platform.processor() or "unknown"),
+        "family": cpu.get("family"),  # with the model it tells Zen 3 from Zen 4, where a cloud's brand does not
+        "model": cpu.get("model"),
         "machine": platform.machine(),
         "cores": available_cores(),
         "cores_in_machine": os.cpu_count(),
@@ -33,6 +36,14 @@ def machine_info() -> dict:
         "blas": f"{pool['internal_api']} {pool['version']}, {pool.get('architecture') or 'unknown'} kernels",
         "os": platform.platform(terse=True),
     }
+
+
+def slug(info: dict) -> str:
+    """The processor as a file name: amd-epyc-family-25-model-1."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)|\b(cpu|processor)\b", " ", info["processor"].lower()))
+    for key in ("family", "model"):
+        words += [key, str(info[key])] if info.get(key) is not None else []
+    return "-".join(words)
 
 
 def caches() -> dict[str, str]:

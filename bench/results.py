@@ -11,11 +11,11 @@ from pytest_benchmark.stats import Stats
 from pytest_benchmark.utils import get_commit_info
 
 from bench.inputs import Inputs, source
-from bench.machine import machine_info
+from bench.machine import machine_info, slug
 from common.versions import ROOT
 
 RUNS = ROOT / "bench" / "results" / "runs"
-REFERENCE = ROOT / "bench" / "results" / "reference.json"  # what the tables of README and articles are made from
+MACHINES = ROOT / "bench" / "results"  # a file for each processor, of one run of everything
 
 
 class ResultsError(Exception):
@@ -83,6 +83,22 @@ def load(path: Path) -> dict:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ResultsError(f"{path} is no results file of `python -m bench` ({error!r})") from None
     return results
+
+
+def of_this_machine() -> Path:
+    return MACHINES / f"{slug(machine_info())}.json"
+
+
+def of_all_machines() -> list[dict]:
+    """What the repository carries, the newest first."""
+    return sorted(map(load, MACHINES.glob("*.json")), key=lambda results: results["datetime"], reverse=True)
+
+
+def newest() -> Path:
+    """The file that the tables of README and articles are made from unless another is named. Raises ResultsError."""
+    if files := list(MACHINES.glob("*.json")):
+        return max(files, key=lambda path: load(path)["datetime"])
+    raise ResultsError(f"no results in {MACHINES}; `python -m bench reference` measures some")
 
 
 def group(results: dict, name: str) -> list[dict]:

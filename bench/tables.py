@@ -16,7 +16,8 @@ from tabulate import tabulate
 from bench.check import VERSIONS
 from bench.experiments import plural, race_group
 from bench.profile import OPERATORS, PRODUCTS
-from bench.results import ResultsError, group
+from bench.results import ResultsError, group, of_all_machines
+from common import versions
 from common.architecture import Layer, layers
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
@@ -157,6 +158,34 @@ def environment(results: dict) -> Table:
     return Table(notes=[sentence])
 
 
+def machines(_: dict) -> Table:
+    """Our fastest against the fastest engine, in every file that the repository carries."""
+    rows = []
+    for results in of_all_machines():
+        info = results["machine_info"]
+        numbers = ", ".join(f"{key} {info[key]}" for key in ("family", "model") if info.get(key) is not None)
+        machine = f"{info['processor']} ({numbers or info['machine']}; {', '.join(info['instruction_sets'])})"
+        for count in race_counts(results):
+            row = [machine, str(count)]
+            for ours, engine in pairs(results, count):
+                times = [digits(row["median"], 1e-3) for row in (ours, engine)] if ours and engine else []
+                row += [*times, engine["name"], f"{ratio(engine, ours):.2f}"] if times else [MISSING] * 4
+            rows.append(row)
+    headings = ["processor", "threads", "v7, ms", "engine, ms", "fastest in float32", "v7 leads by"]
+    return Table([*headings, "v8, ms", "engine, ms", "fastest in int8", "v8 leads by"], rows)
+
+
+def pairs(results: dict, threads: int) -> list[tuple[dict | None, dict | None]]:
+    """Our fastest version and the fastest engine: in float32, then in int8."""
+    found = []
+    for version, precision in (("v7_winograd", "float32"), ("v8_int8", "int8")):
+        rows = [row for row in group(results, race_group(threads)) if row["precision"] == precision]
+        engines = sorted((row for row in rows if row["name"] not in versions.VERSIONS), key=lambda row: row["median"])
+        ours = [row for row in rows if row["name"] == version and row["threads"] == threads]
+        found.append((next(iter(ours), None), next(iter(engines), None)))
+    return found
+
+
 def operators(results: dict) -> Table:
     """Where the time of the versions that call NumPy's operators goes."""
     profiled = {row["name"]: row["parts"].values() for row in group(results, "profile")}
@@ -259,6 +288,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "table": all_steps,
     "race": race,
     "machine": environment,
+    "machines": machines,
     "operators": operators,
     "ceilings": ceilings,
     "threads": threads,
@@ -269,7 +299,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
 
 def marked(root: Path) -> list[Path]:
     """The README and the articles below `root` that have sections to fill."""
-    pages = [*root.glob("*.md"), *sorted(root.glob("docs/*.md")), *sorted(root.glob("v*/README.md"))]
+    pages = [*root.glob("*.md"), *sorted(root.glob("docs/*.md")), *sorted(root.glob("[bv]*/README.md"))]
     return [page for page in pages if "<!-- bench:" in page.read_text(encoding="utf-8")]
 
 

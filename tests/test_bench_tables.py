@@ -1,9 +1,11 @@
 """What is made of the numbers: statistics, factors, tables, the sections of Markdown files, pictures."""
 
+import json
+
 import numpy as np
 import pytest
 
-from bench import plots, results, tables
+from bench import machine, plots, results, tables
 from bench.check import VERSIONS
 from common.architecture import flops, layers
 from tests.bench_fakes import fake_inputs
@@ -123,3 +125,29 @@ def test_every_picture_is_drawn_from_the_numbers_alone(found, tmp_path):
     before = [path.read_bytes() for path in drawn]
     assert [path.read_bytes() for path in plots.draw_all(found, tmp_path)] == before
     assert plots.draw_all(found | {"benchmarks": []}, tmp_path) == []
+
+
+def test_files_are_named_by_processor_and_all_are_in_one_table(found, tmp_path, monkeypatch):
+    epyc = {"processor": "AMD EPYC", "family": 25, "model": 1}
+    assert machine.slug(epyc) == "amd-epyc-family-25-model-1" != machine.slug(epyc | {"model": 17})
+    xeon = {"processor": "Intel(R) Xeon(R) Processor @ 2.50GHz", "family": 6, "model": 85}
+    assert machine.slug(xeon) == "intel-xeon-2-50ghz-family-6-model-85"
+    assert machine.slug({"processor": "Apple M2", "family": None, "model": None}) == "apple-m2"
+    directory = tmp_path / "results"
+    directory.mkdir()
+    monkeypatch.setattr(results, "MACHINES", directory)
+    with pytest.raises(results.ResultsError, match="no results in"):
+        results.newest()
+    for info, year, others in ((epyc, 2001, found["benchmarks"]), (xeon, 2002, found["benchmarks"][:1])):
+        info, date = found["machine_info"] | info | {"instruction_sets": ["fma"]}, f"{year}-01-01"
+        path = directory / f"{machine.slug(info)}.json"
+        path.write_text(json.dumps(found | {"machine_info": info, "datetime": date, "benchmarks": others}))
+    assert results.newest() == path
+    lines = tables.SECTIONS["machines"]({}).text("pipe").splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[:2] for row in cells] == [
+        ["Intel(R) Xeon(R) Processor @ 2.50GHz (family 6, model 85; fma)", "2"],
+        ["AMD EPYC (family 25, model 1; fma)", "1"],
+        ["AMD EPYC (family 25, model 1; fma)", "2"],
+    ]
+    assert cells[2][2:6] == ["200", "2,000", "openvino", "10.00"] and cells[0][2:6] == ["–"] * 4
