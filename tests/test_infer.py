@@ -132,7 +132,8 @@ def test_missing_pictures_and_empty_directories(small_weights_file, tmp_path):
     for path in (tmp_path / "missing.jpg", tmp_path / "empty"):
         result = infer("v4_no_alloc", path, "--weights", small_weights_file)
         assert result.returncode == 1 and "Traceback" not in result.stderr
-        assert result.stderr.startswith(f"error: {path}") and result.stderr.count("\n") == 1
+        note, error = result.stderr.splitlines()
+        assert note.startswith("note: ") and error.startswith(f"error: {path}")
 
 
 def test_a_name_that_is_no_text(small_weights_file, tmp_path):
