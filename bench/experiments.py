@@ -74,7 +74,7 @@ def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rou
         try:
             with Worker(name, inputs, threads or available_cores(), trace=True) as worker:
                 (first,), logits = worker.ask("pictures", 1, 0.0)
-                error = check_logits(logits, inputs.logits)
+                error = check_logits(logits, inputs.logits, name)
                 seconds, parts = worker.ask("profile", rounds if first < SLOW else 1)
                 facts = worker.facts | {"max_abs_error": error, "parts": parts}
             entries.append(entry(name, "profile", seconds, extra_info(name, inputs, seconds, **facts)))

@@ -1,4 +1,4 @@
-"""The other engines: each runs torchvision's network with our weights, in float32, and returns its forward.
+"""The other engines: each runs torchvision's network with our weights and returns its forward.
 
 Install them with `make bench-peers`. Their libraries are imported only when they are built, each in a process of its
 own; the memory of all includes PyTorch's, which describes the network. A forward takes our (size, size, 3) float32
@@ -6,9 +6,11 @@ picture and returns (num_classes,) float32 logits, as ours do; turning the pictu
 part of what is timed (0.1 ms at 224).
 """
 
-import io
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,15 +51,17 @@ def torch_compiled(weights: Path, image_size: int, threads: int) -> Forward:
 
 def onnxruntime(weights: Path, image_size: int, threads: int) -> Forward:
     """ONNX Runtime with every graph optimisation, on the graph that PyTorch exports."""
-    import onnxruntime as ort
-    import torch
+    with tempfile.TemporaryDirectory() as directory:
+        return _onnxruntime(export_onnx(weights, image_size, directory), threads)
 
-    graph, example = io.BytesIO(), torch.zeros(1, 3, image_size, image_size)
-    torch.onnx.export(_torch_model(weights, threads), (example,), graph, input_names=["image"], dynamo=False)
+
+def _onnxruntime(graph: str, threads: int) -> Forward:
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = ort.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda image: session.run(None, {"image": _channels_first(image)})[0][0]
 
 
@@ -73,21 +77,83 @@ def openvino(weights: Path, image_size: int, threads: int) -> Forward:
     return lambda image: request.infer([_channels_first(image)])[0][0].copy()
 
 
+def mnn(weights: Path, image_size: int, threads: int) -> Forward:
+    """MNN's CPU backend. "high" precision is float32; its Winograd convolutions cost it a digit of it."""
+    import _tools  # MNN's own; the command `mnnconvert` also installs a package and reports to its makers
+    import MNN.expr
+    import MNN.nn
+
+    settings = {"backend": MNN.expr.Backend.CPU, "numThread": threads, "precision": "high", "power": "high"}
+    with tempfile.TemporaryDirectory() as directory:
+        graph, converted = export_onnx(weights, image_size, directory), f"{directory}/network.mnn"
+        _tools.mnnconvert(["mnnconvert", "-f", "ONNX", "--modelFile", graph, "--MNNModel", converted])
+        runtime = MNN.nn.create_runtime_manager((settings,))
+        network = MNN.nn.load_module_from_file(converted, ["image"], ["logits"], runtime_manager=runtime)
+
+    def forward(image: Array) -> Array:
+        shape = [1, 3, image_size, image_size]
+        return network.forward([MNN.expr.const(_channels_first(image), shape, MNN.expr.NCHW)])[0].read()[0].copy()
+
+    return forward
+
+
+def ncnn(weights: Path, image_size: int, threads: int) -> Forward:
+    """ncnn on the graph that its converter pnnx makes of TorchScript: its defaults, but no 16-bit numbers."""
+    import ncnn
+    import torch
+
+    network = ncnn.Net()
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
+        setattr(network.opt, f"use_{option}", False)
+    for option in ("winograd_convolution", "sgemm_convolution", "packing_layout"):
+        setattr(network.opt, f"use_{option}", True)
+    network.opt.num_threads = threads
+    example = torch.zeros(1, 3, image_size, image_size)
+    with tempfile.TemporaryDirectory() as directory:
+        torch.jit.trace(_torch_model(weights, threads), example).save(f"{directory}/network.pt")
+        pnnx = shutil.which("pnnx", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        shape = "inputshape=" + str(list(example.shape)).replace(" ", "")
+        subprocess.run([pnnx, "network.pt", shape, "fp16=0"], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        if network.load_param(f"{directory}/network.ncnn.param") or network.load_model(f"{directory}/network.ncnn.bin"):
+            raise RuntimeError("ncnn cannot load what pnnx wrote")
+
+    def forward(image: Array) -> Array:
+        extractor, image = network.create_extractor(), _channels_first(image)[0]  # a Mat refers to it
+        extractor.input("in0", ncnn.Mat(image))
+        return np.array(extractor.extract("out0")[1])
+
+    return forward
+
+
 PEERS = {
     "torch-eager": torch_eager,
     "torch-frozen": torch_frozen,
     "torch-compiled": torch_compiled,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
+    "mnn": mnn,
+    "ncnn": ncnn,
 }
 
 
 def installed() -> list[str]:
     """The engines that can run here: all if `make bench-peers` installed them, else none."""
-    if not all(find_spec(module) for module in ("torchvision", "onnx", "onnxruntime", "openvino")):
+    if not all(
+        find_spec(module) for module in ("torchvision", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx")
+    ):
         return []
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     return [name for name in PEERS if name != "torch-compiled" or compiler]
+
+
+def export_onnx(weights: Path, image_size: int, directory: str) -> str:
+    """Write the network as PyTorch exports it, from "image" to "logits"; return the file's path."""
+    import torch
+
+    path, example = f"{directory}/network.onnx", torch.zeros(1, 3, image_size, image_size)
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    torch.onnx.export(_torch_model(weights, 1), (example,), path, dynamo=False, **names)
+    return path
 
 
 def _channels_first(image: Array) -> Array:

@@ -54,7 +54,9 @@ class Contender:
         times, outputs = zip(*[worker.reply() for worker in self.workers])
         for worker in self.workers:
             worker.pause()
-        self.error = max(self.error, *(check_logits(logits, self.inputs.logits) for logits in outputs))
+        self.error = max(
+            self.error, *(check_logits(logits, self.inputs.logits, self.entrant.version) for logits in outputs)
+        )
         return times
 
     def note(self, times: list[list[float]]) -> None:

@@ -91,8 +91,13 @@ def test_damaged_weights_are_an_error_in_one_line(small_weights_file, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["torch-eager", "torch-frozen"])
+@pytest.mark.parametrize("name", ["torch-eager", "torch-frozen", "mnn", "ncnn"])
 def test_peers_compute_the_same_network(name, small_weights_file):
+    if not name.startswith("torch"):
+        pytest.importorskip({"mnn": "MNN"}.get(name, name), reason="`make bench-peers` installs it")
     image = picture(64)
     forward = peers.PEERS[name](small_weights_file, 64, threads=1)
-    check_logits(forward(image), reference_logits(small_weights_file, image))
+    right = [reference_logits(small_weights_file, each) for each in (image, image[::-1])]
+    first, second = forward(image), forward(image[::-1])
+    check_logits(first, right[0], name)  # it has not become the second
+    check_logits(second, right[1], name)
