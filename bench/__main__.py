@@ -8,18 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from bench import experiments, results, tables
-from bench.check import VERSIONS
 from bench.inputs import InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
 from common.machine import available_cores
-from common.versions import ROOT
+from common.versions import ROOT, VERSIONS
 
 # {command: (help, what runs it, the tables that it prints)}
 EXPERIMENTS = {
     "race": (
         "versions and other engines, taking turns",
-        lambda inputs, a: experiments.races(inputs, a.threads, a.names, a.rounds),
+        lambda inputs, a: experiments.races(inputs, a.threads, a.names, a.rounds, a.command == "reference"),
         lambda found: [tables.race(found)],
     ),
     "profile": (

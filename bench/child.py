@@ -41,10 +41,10 @@ class Child:
     """One version or engine and one picture, (size, size, 3) float32. Its methods are what a parent may ask for.
 
     versions: where the version's directory is. cache: whether compiled code may come from an earlier start.
-    trace: prepare for `profile`.
+    trace: prepare for `profile`. isa: the version's, if it has a choice.
     """
 
-    def __init__(self, name: str, weights: Path, image, threads: int, versions=ROOT, cache=True, trace=False):
+    def __init__(self, name: str, weights: Path, image, threads: int, versions=ROOT, cache=True, trace=False, isa=None):
         self.image = image
         start = time.perf_counter()
         if name in peers.PEERS:
@@ -56,7 +56,9 @@ class Child:
             self.trace = profile.Trace(version.resnet50) if trace and not hasattr(version, "codegen") else None
             known = inspect.signature(version.resnet50.ResNet50).parameters
             threads = threads if "threads" in known else 1
-            options = {key: value for key, value in (("threads", threads), ("cache", cache)) if key in known}
+            options = {
+                key: value for key, value in (("threads", threads), ("cache", cache), ("isa", isa)) if key in known
+            }
             self.model = version.resnet50.ResNet50(weights, image_size=image.shape[0], **options)
             self.run = self.model.forward
         self.facts = {"startup_seconds": time.perf_counter() - start, "threads": threads, "blas": blas_threads()}

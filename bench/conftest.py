@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import image_size, named, thread_count
-from bench.check import VERSIONS
 from bench.inputs import InputError, Inputs, make_inputs
 from bench.machine import machine_info
 from bench.tables import Table, digits
 from common.machine import available_cores
+from common.versions import VERSIONS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

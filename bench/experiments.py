@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from bench import peers
-from bench.check import VERSIONS, WrongOutput, check_logits
+from bench.check import WrongOutput, check_output
 from bench.inputs import Inputs, make_inputs
-from bench.race import SLOW, Entrant, race, say
+from bench.race import CALLS, SLOW, Entrant, race, say
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
 from common.architecture import flops
 from common.machine import available_cores
+from common.versions import VERSIONS
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448)
 LONGEST = 30.0  # seconds; a size at which one picture would take longer is left out
@@ -20,14 +21,19 @@ def race_group(threads: int) -> str:
     return f"race, {plural(threads, 'thread')}"
 
 
-def races(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
-    """A race on `threads`, else one on one thread and one on all cores. v1 runs once, in the last."""
-    names = names or [*VERSIONS, *peers.installed()]
+def races(
+    inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15, everyone=False
+) -> list[dict]:
+    """A race on `threads`, else one on one thread and one on all cores. v1 runs once, in the last.
+
+    v1 and v2 are left out unless named, or unless everyone takes part.
+    """
+    names = names or [*VERSIONS[0 if everyone else 2 :], *peers.installed()]
     counts = [threads] if threads else sorted({1, available_cores()})
     entries = []
     for threads in counts:
         racing = {name: Entrant(name, threads) for name in names if name != VERSIONS[0] or threads == counts[-1]}
-        entries += race(racing, inputs, race_group(threads), rounds)
+        entries += race(racing, inputs, race_group(threads), rounds, calls=CALLS)
     return entries
 
 
@@ -74,7 +80,7 @@ def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rou
         try:
             with Worker(name, inputs, threads or available_cores(), trace=True) as worker:
                 (first,), logits = worker.ask("pictures", 1, 0.0)
-                error = check_logits(logits, inputs.logits, name)
+                error = check_output(name, logits, inputs)
                 seconds, parts = worker.ask("profile", rounds if first < SLOW else 1)
                 facts = worker.facts | {"max_abs_error": error, "parts": parts}
             entries.append(entry(name, "profile", seconds, extra_info(name, inputs, seconds, **facts)))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from bench.quantize import quantised
 from common.torchvision_import import import_torchvision
 
 Array = NDArray[np.float32]
@@ -55,6 +56,11 @@ def onnxruntime(weights: Path, image_size: int, threads: int) -> Forward:
         return _onnxruntime(export_onnx(weights, image_size, directory), threads)
 
 
+def onnxruntime_int8(weights: Path, image_size: int, threads: int) -> Forward:
+    """The same on the quantised graph."""
+    return _onnxruntime(str(quantised(weights, image_size)), threads)
+
+
 def _onnxruntime(graph: str, threads: int) -> Forward:
     import onnxruntime as ort
 
@@ -62,7 +68,7 @@ def _onnxruntime(graph: str, threads: int) -> Forward:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": _channels_first(image)})[0][0]
+    return lambda image: session.run(None, {"image": channels_first(image)})[0][0]
 
 
 def openvino(weights: Path, image_size: int, threads: int) -> Forward:
@@ -72,9 +78,22 @@ def openvino(weights: Path, image_size: int, threads: int) -> Forward:
 
     example = torch.zeros(1, 3, image_size, image_size)
     model = ov.convert_model(_torch_model(weights, threads), example_input=example, input=list(example.shape))
+    return _openvino(model, threads)
+
+
+def openvino_int8(weights: Path, image_size: int, threads: int) -> Forward:
+    """The same on the quantised graph; what is not quantised in it stays float32."""
+    import openvino as ov
+
+    return _openvino(ov.Core().read_model(quantised(weights, image_size)), threads)
+
+
+def _openvino(model: object, threads: int) -> Forward:
+    import openvino as ov
+
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = ov.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda image: request.infer([_channels_first(image)])[0][0].copy()
+    return lambda image: request.infer([channels_first(image)])[0][0].copy()
 
 
 def mnn(weights: Path, image_size: int, threads: int) -> Forward:
@@ -92,7 +111,7 @@ def mnn(weights: Path, image_size: int, threads: int) -> Forward:
 
     def forward(image: Array) -> Array:
         shape = [1, 3, image_size, image_size]
-        return network.forward([MNN.expr.const(_channels_first(image), shape, MNN.expr.NCHW)])[0].read()[0].copy()
+        return network.forward([MNN.expr.const(channels_first(image), shape, MNN.expr.NCHW)])[0].read()[0].copy()
 
     return forward
 
@@ -118,7 +137,7 @@ def ncnn(weights: Path, image_size: int, threads: int) -> Forward:
             raise RuntimeError("ncnn cannot load what pnnx wrote")
 
     def forward(image: Array) -> Array:
-        extractor, image = network.create_extractor(), _channels_first(image)[0]  # a Mat refers to it
+        extractor, image = network.create_extractor(), channels_first(image)[0]  # a Mat refers to it
         extractor.input("in0", ncnn.Mat(image))
         return np.array(extractor.extract("out0")[1])
 
@@ -133,6 +152,8 @@ PEERS = {
     "openvino": openvino,
     "mnn": mnn,
     "ncnn": ncnn,
+    "onnxruntime-int8": onnxruntime_int8,
+    "openvino-int8": openvino_int8,
 }
 
 
@@ -156,7 +177,7 @@ def export_onnx(weights: Path, image_size: int, directory: str) -> str:
     return path
 
 
-def _channels_first(image: Array) -> Array:
+def channels_first(image: Array) -> Array:
     return np.ascontiguousarray(image.transpose(2, 0, 1))[None]
 
 
@@ -165,7 +186,7 @@ def _torch_forward(model: Callable) -> Forward:
 
     def forward(image: Array) -> Array:
         with torch.inference_mode():
-            return model(torch.from_numpy(_channels_first(image)))[0].numpy()
+            return model(torch.from_numpy(channels_first(image)))[0].numpy()
 
     return forward
 

@@ -9,13 +9,15 @@ import sys
 from statistics import median
 from typing import NamedTuple
 
-from bench.check import WrongOutput, check_logits
+from bench.check import WrongOutput, check_output
 from bench.inputs import Inputs
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
 
 SLOW = 5.0  # seconds; a contender whose first picture takes longer is timed by that picture alone
 PICTURES = 3  # a turn: the first brings caches and clock speed back and is not timed
+CALLS = 500  # timed in all of a race for each who takes less than QUICK: a p99 needs them
+QUICK = 0.06  # seconds
 
 
 class Entrant(NamedTuple):
@@ -45,6 +47,8 @@ class Contender:
         self.slow = max(times)[0] > SLOW
         if self.slow:
             self.note(times)
+        else:
+            self.quick = median(self.run(PICTURES, 0.0)[0]) < QUICK
 
     def run(self, pictures: int, duration: float) -> list[list[float]]:
         """All processes at once: `pictures` each and as many more as fit `duration` seconds. Return all times."""
@@ -54,18 +58,17 @@ class Contender:
         times, outputs = zip(*[worker.reply() for worker in self.workers])
         for worker in self.workers:
             worker.pause()
-        self.error = max(
-            self.error, *(check_logits(logits, self.inputs.logits, self.entrant.version) for logits in outputs)
-        )
+        self.error = max(self.error, *(check_output(self.entrant.version, logits, self.inputs) for logits in outputs))
         return times
 
     def note(self, times: list[list[float]]) -> None:
         self.rounds.append(1 / sum(len(seconds) / sum(seconds) for seconds in times))
         self.pictures += [second for seconds in times for second in seconds]
 
-    def take_turn(self, duration: float) -> None:
+    def take_turn(self, least: int, duration: float) -> None:
+        """least: pictures, if it is quick."""
         if not self.slow:
-            self.note([seconds[1:] for seconds in self.run(PICTURES, duration)])
+            self.note([seconds[1:] for seconds in self.run(least if self.quick else PICTURES, duration)])
 
     def entry(self, name: str, group: str) -> dict:
         for worker in self.workers:
@@ -83,12 +86,19 @@ class Contender:
 
 
 def race(
-    entrants: dict[str, Entrant], inputs: Inputs, group: str, rounds: int, duration: float = 0.0, cache: bool = False
+    entrants: dict[str, Entrant],
+    inputs: Inputs,
+    group: str,
+    rounds: int,
+    duration: float = 0.0,
+    calls: int = 0,
+    cache: bool = False,
 ) -> list[dict]:
     """Build all, check them, let them take turns. What goes wrong with one takes it out of the race, nobody else.
 
-    entrants: by the names of their rows. duration: seconds of a turn, PICTURES at least. cache: whether compiled code
-    may come from an earlier start. Returns entries of a results file, and {"group", "name", "reason"} of who failed.
+    entrants: by the names of their rows. duration: seconds of a turn, PICTURES at least. calls: timed pictures of
+    those that are quick, at least. cache: whether compiled code may come from an earlier start. Returns entries of a
+    results file, and {"group", "name", "reason"} of who failed.
     """
     racing, entries, names = {}, [], list(entrants)
     try:
@@ -99,7 +109,7 @@ def race(
                     if turn == 0:
                         racing[name] = Contender(entrants[name], inputs, cache)
                     elif turn <= rounds:
-                        racing[name].take_turn(duration)
+                        racing[name].take_turn(max(PICTURES, -(-calls // rounds) + 1), duration)
                 except (WorkerError, WrongOutput) as error:
                     say(f"{group}: {name}: {error}")
                     entries.append({"group": group, "name": name, "reason": str(error)})

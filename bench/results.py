@@ -27,8 +27,9 @@ def extra_info(version: str, inputs: Inputs, pictures: Sequence[float], **facts:
     quantiles = dict(zip(("p50", "p95", "p99"), np.percentile(pictures, (50, 95, 99)).tolist()))
     return {
         "version": version,
-        "precision": "float32",
+        "precision": "int8" if version.endswith("int8") else "float32",
         "accuracy": None,
+        "calls": len(pictures),
         "image_size": inputs.size,
         "flops": inputs.flops,
         "gflops": inputs.flops / quantiles["p50"] / 1e9,

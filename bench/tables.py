@@ -13,15 +13,16 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from bench.check import VERSIONS
 from bench.experiments import plural, race_group
 from bench.profile import OPERATORS, PRODUCTS
+from bench.race import CALLS
 from bench.results import ResultsError, group, of_all_machines
-from common import versions
 from common.architecture import Layer, layers
+from common.versions import STEPS, VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "–"
+BEFORE = {step.version: step.after for step in STEPS}  # both v7 and v8 go on from v6
 
 
 class Table(NamedTuple):
@@ -77,7 +78,8 @@ def step_rows(results: dict) -> dict[str, dict]:
     raced = {row["name"]: row for count in race_counts(results)[-1:] for row in group(results, race_group(count))}
     alone = {row["version"]: row for row in group(results, "throughput") if row["threads"] == 1}
     rows = {}
-    for before, name in zip((None, *VERSIONS), VERSIONS):
+    for name in VERSIONS:
+        before = BEFORE.get(name)
         if row := raced.get(name):
             rows[name] = row | {
                 "of_peak": row["gflops"] * 1e9 / ceiling(results, "flops", row["threads"]),
@@ -119,8 +121,8 @@ def all_steps(results: dict) -> Table:
 
 def step(results: dict, version: str) -> Table:
     """One version beside the one before it, a column each."""
-    place, rows = VERSIONS.index(version), step_rows(results)
-    shown = [name for name in VERSIONS[max(0, place - 1) : place + 1] if name in rows]
+    rows = step_rows(results)
+    shown = [name for name in (BEFORE.get(version), version) if name in rows]
     table = [[heading, *(cell(rows[name]) for name in shown)] for heading, cell in STEP_CELLS.items()]
     return Table(["", *(f"`{name}`" for name in shown)], table, failures(results, "race") + environment(results).notes)
 
@@ -132,19 +134,29 @@ def failures(results: dict, of: str) -> list[str]:
 
 
 def race(results: dict) -> Table:
-    """The races: times, and how often the fastest's, round by round; how our last versions compare with the engines."""
+    """The races in float32, then in int8: times, and how often the fastest's of the group, round by round.
+
+    Below them how our versions compare with the engines.
+    """
     rows, notes = [], failures(results, "race")
-    for count in race_counts(results):
-        timed = [row for row in group(results, race_group(count)) if row["threads"] == count]
-        order = sorted(timed, key=lambda row: row["median"])
-        for row in timed:
-            cells = [milliseconds(row), digits(ratio(row, order[0])), f"{row['max_abs_error']:.0e}"]
-            rows.append([f"`{row['name']}`", str(count), *cells])
-        ours = [row for row in timed if row["name"] in (VERSIONS[4 if count == 1 else 5], VERSIONS[6])]
-        for engine in [row for row in order if ours and row["name"] not in VERSIONS][:1]:
-            claims = ", ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
-            notes.append(f"On {plural(count, 'thread')} {claims} as fast as the fastest engine, {engine['name']}.")
-    return Table(["", "threads", "one picture, ms", "÷ fastest", "error of a logit"], rows, notes)
+    for precision in ("float32", "int8"):
+        for count in race_counts(results):
+            timed = [row for row in group(results, race_group(count)) if row["threads"] == count]
+            timed = [row for row in timed if row["precision"] == precision]
+            order = sorted(timed, key=lambda row: row["median"])
+            for row in timed:
+                tail = [row[key] if row.get("calls", 0) >= CALLS else None for key in ("p95", "p99")]
+                cells = [milliseconds(row), *(digits(seconds, 1e-3) for seconds in tail), digits(ratio(row, order[0]))]
+                cells += [f"{row['max_abs_error']:.0e}", digits(row["accuracy"], 0.01, " %")]
+                rows.append([f"`{row['name']}`", precision, str(count), *cells])
+            chosen = (VERSIONS[4 if count == 1 else 5], *VERSIONS[6:])
+            ours = [row for row in timed if row["name"] in chosen]
+            for engine in [row for row in order if ours and row["name"] not in VERSIONS][:1]:
+                claims = ", ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
+                fastest = f"as fast as the fastest engine in {precision}, {engine['name']}"
+                notes.append(f"On {plural(count, 'thread')} {claims} {fastest}.")
+    headings = ["", "numbers", "threads", "one picture, ms", "p95", "p99", "÷ fastest", "error of a logit", "accuracy"]
+    return Table(headings, rows, notes)
 
 
 def environment(results: dict) -> Table:
@@ -180,7 +192,7 @@ def pairs(results: dict, threads: int) -> list[tuple[dict | None, dict | None]]:
     found = []
     for version, precision in (("v7_winograd", "float32"), ("v8_int8", "int8")):
         rows = [row for row in group(results, race_group(threads)) if row["precision"] == precision]
-        engines = sorted((row for row in rows if row["name"] not in versions.VERSIONS), key=lambda row: row["median"])
+        engines = sorted((row for row in rows if row["name"] not in VERSIONS), key=lambda row: row["median"])
         ours = [row for row in rows if row["name"] == version and row["threads"] == threads]
         found.append((next(iter(ours), None), next(iter(engines), None)))
     return found

@@ -5,10 +5,11 @@
 
 import pytest
 
-from bench.check import VERSIONS, WrongOutput, check_logits
+from bench.check import WrongOutput, check_output
 from bench.inputs import Inputs
 from bench.results import extra_info
 from bench.worker import Worker, WorkerError
+from common.versions import VERSIONS
 
 WARMUP = 3  # pictures; caches, page tables and clock speed have settled by then
 
@@ -32,9 +33,9 @@ def time_pictures(worker: Worker, inputs: Inputs, benchmark) -> None:
     if once:  # minutes a picture: the one that is timed is the one that is checked
         _, logits = benchmark.pedantic(worker.ask, picture, rounds=1)
     else:
-        error = check_logits(worker.ask("pictures", WARMUP, 0.0)[1], inputs.logits)
+        error = check_output(worker.name, worker.ask("pictures", WARMUP, 0.0)[1], inputs)
         _, logits = benchmark(worker.ask, *picture)
-    error = max(error, check_logits(logits, inputs.logits))
+    error = max(error, check_output(worker.name, logits, inputs))
     facts = worker.facts | worker.ask("resources", not once) | {"max_abs_error": error}
     benchmark.extra_info |= extra_info(worker.name, inputs, benchmark.stats.stats.data, **facts)
 

@@ -1,15 +1,18 @@
 """The benchmark's ground truth: the float64 reference and the check against it; counters, ceilings, weights, peers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import peak, peers
+from bench import check, peak, peers, quantize
 from bench.allocations import counted_allocations
-from bench.check import TOLERANCE, WrongOutput, check_logits
+from bench.check import TOLERANCE, WrongOutput, check_bytes, check_logits, check_output
 from bench.inputs import InputError, make_inputs, picture
 from bench.reference import reference_activations, reference_logits
+from bench.worker import Worker
 from tests.torch_reference import torch_activations, torch_model
 
 
@@ -29,7 +32,7 @@ def test_reference_equals_torchvision_in_float64(shape, small_state, small_weigh
 def test_check_accepts_what_is_within_the_tolerance_and_nothing_else(seed, classes, size):
     rng = np.random.default_rng(seed)
     right = rng.standard_normal(classes) * size
-    allowed, place = TOLERANCE * np.abs(right).max(), rng.integers(classes)
+    allowed, place = TOLERANCE["float32"] * np.abs(right).max(), rng.integers(classes)
     close = right.copy()
     close[place] += 0.9 * allowed
     assert check_logits(close, right) == pytest.approx(0.9 * allowed)
@@ -43,6 +46,56 @@ def test_check_accepts_what_is_within_the_tolerance_and_nothing_else(seed, class
 def test_check_rejects_other_types_and_shapes(wrong):
     with pytest.raises(WrongOutput, match="expected floats of shape"):
         check_logits(wrong, np.arange(7.0))
+
+
+def swapped(logits, one, other):
+    logits[[one, other]] = logits[[other, one]]
+    return logits
+
+
+@pytest.mark.parametrize(
+    "damage, why",
+    [
+        (lambda y: y * 0, "off by"),
+        (lambda y: np.full_like(y, y.mean()), "off by"),
+        (lambda y: y + np.nan, "not finite"),
+        (lambda y: y[:-1], "expected floats of shape"),
+        (lambda y: np.where(np.arange(7) == np.abs(y).argmax(), 0, y), "off by"),
+        (lambda y: swapped(y, y.argmin(), y.argmax()), "off by"),
+        (lambda y: swapped(y, *np.argsort(y)[2:4]), "2 logits differ from those of plain C"),  # neighbours
+        (lambda y: np.nextafter(y, 0), "7 logits differ"),
+    ],
+)
+def test_bytes_are_held_to_plain_c_to_the_last_bit_and_to_the_reference(damage, why, rng, monkeypatch):
+    right = rng.permutation(np.linspace(-9.0, 9.5, 7))
+    plain = (right + rng.uniform(-0.5, 0.5, 7)).astype(np.float32)  # as far off as bytes may be
+    monkeypatch.setattr(check, "plain_logits", lambda name, inputs: plain)
+    inputs = SimpleNamespace(logits=right)
+    assert 0 < check_output("v8_int8", plain.copy(), inputs) <= 0.5
+    with pytest.raises(WrongOutput, match=why):
+        check_output("v8_int8", damage(plain.copy()), inputs)
+    if "differ" not in why:  # an engine's, which has no plain C
+        with pytest.raises(WrongOutput, match=why):
+            check_output("openvino-int8", damage(plain.copy()), inputs)
+
+
+def test_bytes_that_are_near_but_have_no_likeness_are_wrong(rng):
+    with pytest.raises(WrongOutput, match=r"correlation .* is 0\.00"):
+        check_bytes(np.ones(7), rng.standard_normal(7))
+    with pytest.raises(WrongOutput, match="correlation"):
+        check_bytes(np.array([1.0, -1, 1, -1]), np.array([1.0, 1, -1, -1]))
+
+
+def test_version_8_and_the_engines_in_int8_pass(small_weights_file, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="`make bench-peers` installs it")
+    monkeypatch.setattr(quantize, "KEPT", tmp_path)
+    inputs = make_inputs(64, small_weights_file)
+    for name in ("onnxruntime-int8", "openvino-int8"):
+        forward = peers.PEERS[name](small_weights_file, 64, threads=1)
+        assert check_output(name, forward(inputs.image), inputs) > 0
+    assert len(list(tmp_path.iterdir())) == 1  # both ran one graph
+    with Worker("v8_int8", inputs, threads=2) as worker:
+        assert check_output("v8_int8", worker.ask("pictures", 2, 0.0)[1], inputs) > 0
 
 
 def test_allocations_are_counted_and_given_back():
@@ -99,5 +152,5 @@ def test_peers_compute_the_same_network(name, small_weights_file):
     forward = peers.PEERS[name](small_weights_file, 64, threads=1)
     right = [reference_logits(small_weights_file, each) for each in (image, image[::-1])]
     first, second = forward(image), forward(image[::-1])
-    check_logits(first, right[0], name)  # it has not become the second
-    check_logits(second, right[1], name)
+    check_logits(first, right[0], TOLERANCE.get(name, TOLERANCE["float32"]))  # it has not become the second
+    check_logits(second, right[1], TOLERANCE.get(name, TOLERANCE["float32"]))

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from bench import experiments, profile, race
-from bench.check import VERSIONS
 from bench.inputs import make_inputs
 from bench.worker import Worker
 from common.architecture import layers
 from common.machine import available_cores
-from common.versions import ROOT
+from common.versions import ROOT, VERSIONS
 from tests.bench_fakes import fake_inputs, make_version
 
 
