@@ -34,7 +34,7 @@ def test_race_interleaves_checks_every_turn_and_loses_only_who_fails(inputs, tmp
     entries = race.race({name: race.Entrant(name) for name in names}, inputs, "race, 1 thread", rounds=4)
     assert [entry["name"] for entry in entries] == ["wrong", "wrong_later", "dies_later", "slow", "fast"]
     assert "exit status 9" in entries[2]["reason"]
-    turns = (tmp_path / "log").read_text()[2:-4]  # the first is the check, the last two count faults and arrays
+    turns = (tmp_path / "log").read_text()[8:-4]  # the first four are checks, the last two count faults and arrays
     assert set(zip(*[iter(turns)] * 6)) <= {tuple("sssfff"), tuple("fffsss")} and len(turns) == 24
     for benchmark, least in zip(entries[3:], (0.02, 0.005)):
         stats, extra = benchmark["stats"], benchmark["extra_info"]
