@@ -12,7 +12,7 @@ from common.architecture import flops
 from common.machine import available_cores
 from common.versions import VERSIONS
 
-SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448)
+SIZES = (64, 128, 192, 224, 320, 448)
 LONGEST = 30.0  # seconds; a size at which one picture would take longer is left out
 ONE_THREAD = VERSIONS[:5]  # those that have no use for a second one
 
@@ -41,18 +41,23 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
     """Pictures a second: all cores on one picture, where that is possible, and one picture for each core.
 
     A core with a picture of its own waits for nobody, but every process holds the weights anew and each picture takes
-    as long as one core takes. v1, whose picture takes minutes, is left out unless named.
+    as long as one core takes. v1, whose picture takes minutes, and the slower ways to run PyTorch are left out unless
+    named.
     """
-    names, cores = names or [*VERSIONS[1:], *peers.installed()], cores or available_cores()
+    engines = [name for name in peers.installed() if name not in ("torch-eager", "torch-frozen")]
+    names, cores = names or [*VERSIONS[1:], *engines], cores or available_cores()
     entrants = [Entrant(name, cores) for name in names if cores > 1 and name not in ONE_THREAD]
     entrants += [Entrant(name, 1, cores) for name in names]
     named = {f"{e.version}, {e.processes} × {plural(e.threads, 'thread')}": e for e in entrants}
-    return race(named, inputs, "throughput", rounds=5, duration=1.5)
+    return race(named, inputs, "throughput", rounds=3, duration=1.5)
 
 
 def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> list[dict]:
-    """Time against threads, for those that can use more than one; then against the picture's size."""
-    names, cores = names or VERSIONS, cores or available_cores()
+    """Time against threads, for those that can use more than one; then against the picture's size.
+
+    v8, which calibrates itself for each size, is left out unless named.
+    """
+    names, cores = names or VERSIONS[:7], cores or available_cores()
     points = {
         f"{name}, {plural(threads, 'thread')}": Entrant(name, threads)
         for name in names
@@ -65,7 +70,7 @@ def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes:
     for size in sorted(sizes):
         fast = [name for name in names if seconds_per_flop[name] * flops(size) <= LONGEST]
         entrants = {f"{name}, {size} pixels": Entrant(name, cores) for name in fast}
-        found = race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=5, cache=True)
+        found = race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=3, cache=True)
         for extra in (item["extra_info"] for item in found if "reason" not in item):
             seconds_per_flop[extra["version"]] = extra["p50"] / extra["flops"]
         entries += found
