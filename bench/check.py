@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.inputs import Inputs
+from bench.peers import precision
 from bench.worker import Worker
 from common.versions import VERSIONS
 
@@ -16,10 +17,6 @@ PLAIN = "generic128"  # version 8's plain C, which defines what is right
 
 class WrongOutput(Exception):
     """The output differs from the reference; the message says how."""
-
-
-def precision(name: str) -> str:
-    return "int8" if name.endswith("int8") else "float32"
 
 
 def check_output(name: str, logits: object, inputs: Inputs) -> float:

@@ -157,6 +157,11 @@ PEERS = {
 }
 
 
+def precision(name: str) -> str:
+    """What numbers a version or engine computes with."""
+    return "int8" if name.endswith("int8") else "float32"
+
+
 def installed() -> list[str]:
     """The engines that can run here: all if `make bench-peers` installed them, else none."""
     if not all(
