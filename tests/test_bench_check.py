@@ -86,12 +86,12 @@ def test_bytes_that_are_near_but_have_no_likeness_are_wrong(rng):
         check_bytes(np.array([1.0, -1, 1, -1]), np.array([1.0, 1, -1, -1]))
 
 
-def test_version_8_and_the_engines_in_int8_pass(small_weights_file, tmp_path, monkeypatch):
+def test_version_8_and_the_engines_in_int8_pass(weights_file, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="`make bench-peers` installs it")
     monkeypatch.setattr(quantize, "KEPT", tmp_path)
-    inputs = make_inputs(64, small_weights_file)
+    inputs = make_inputs(96, weights_file)
     for name in ("onnxruntime-int8", "openvino-int8"):
-        forward = peers.PEERS[name](small_weights_file, 64, threads=1)
+        forward = peers.PEERS[name](weights_file, 96, threads=1)
         assert check_output(name, forward(inputs.image), inputs) > 0
     assert len(list(tmp_path.iterdir())) == 1  # both ran one graph
     with Worker("v8_int8", inputs, threads=2) as worker:
