@@ -210,20 +210,18 @@ def test_every_step_computes_the_right_bytes(name, size, small_weights_file, rng
                 assert np.unique(found).size > 50, "nearly all outputs are clamped: this would test nothing"
 
 
-@pytest.mark.parametrize("size", [33, 97])
-def test_all_instruction_sets_threads_and_tiles_give_the_same_logits(size, small_weights_file, rng):
+EVERYTHING = pytest.param(97, MACHINES, (1, 2, 3, 5, 7), marks=pytest.mark.exhaustive)
+
+
+@pytest.mark.parametrize(("size", "names", "tiles"), [(33, {*HERE, "avx512 in C"}, (7,)), EVERYTHING])
+def test_all_instruction_sets_threads_and_tiles_give_the_same_logits(size, names, tiles, small_weights_file, rng):
     image, best = random_image(rng, size), ISAS[HERE[0]]
     logits = build(small_weights_file, size, best).forward(image)
     assert logits.dtype == np.float32 and np.isfinite(logits).all() and np.ptp(logits) > 0
-    lacking = [name for name in MACHINES if name.removesuffix(" in C") not in HERE]
-    for name in HERE[1:] if size == 97 else HERE[1:] + lacking:
-        np.testing.assert_array_equal(build(small_weights_file, size, MACHINES[name]).forward(image), logits, name)
-    for threads in (2, 3, 5, 7, 33):
-        np.testing.assert_array_equal(build(small_weights_file, size, best, threads).forward(image), logits)
-    for pixels in (1, 7) if size == 33 else ():
-        np.testing.assert_array_equal(
-            build(small_weights_file, size, best._replace(pixels=pixels)).forward(image), logits
-        )
+    others = [(MACHINES[name], 1) for name in names] + [(best, threads) for threads in (2, 3, 5, 7, 33)]
+    for isa, threads in others + [(best._replace(pixels=pixels), 1) for pixels in tiles]:
+        found = build(small_weights_file, size, isa, threads).forward(image)
+        np.testing.assert_array_equal(found, logits, f"{isa}, {threads} threads")
 
 
 def run_outside(isa, weights_file, size, image, compile_command, run_command, directory):
@@ -250,7 +248,7 @@ def run_outside(isa, weights_file, size, image, compile_command, run_command, di
     return result[network.logits.offset :][:28].view(np.float32)
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", [HERE[0], *(pytest.param(name, marks=pytest.mark.exhaustive) for name in HERE[1:])])
 def test_under_sanitizers(name, small_weights_file, rng, tmp_path):
     image, isa = random_image(rng, 33), ISAS[name]
     command = [
@@ -312,9 +310,9 @@ TINY = ROOT.parent / "shared" / "data" / "tiny_imagenet"
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="no labelled pictures")
-@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.exhaustive)])
 def test_keeps_the_demo_models_accuracy(count, tmp_path):
-    """At most 0.3 points are lost on 10,000 pictures; on 500, the two versions differ by chance in a few."""
+    """At most 0.3 points are lost on 10,000 pictures; on 300, the two versions differ by chance in a few."""
     out = tmp_path / "demo.safetensors"
     assert export_weights.main(["demo", "--out", str(out)]) == 0
     _, pictures, names = find(TINY)
