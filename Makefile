@@ -68,7 +68,7 @@ bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one p
 	$(PY) -m bench scaling $(ONLY) $(OPTIONS)
 	$(PY) -m bench throughput $(ONLY) $(OPTIONS)
 
-bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (a quarter of an hour, on a quiet machine)
+bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (half an hour, on a quiet machine)
 	$(PY) -m bench reference $(OPTIONS)
 	$(PY) -m bench plot
 	$(PY) -m bench table
