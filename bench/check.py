@@ -13,6 +13,7 @@ from common.versions import VERSIONS
 TOLERANCE = {"float32": 1e-4, "int8": 0.5, "mnn": 1e-3}
 CORRELATION = 0.8  # of bytes' logits with the right ones; 0.93 is the least that was seen
 PLAIN = "generic128"  # version 8's plain C, which defines what is right
+known_plain: dict[tuple, NDArray[np.float32]] = {}
 
 
 class WrongOutput(Exception):
@@ -57,10 +58,10 @@ def check_bytes(logits: NDArray, reference: NDArray[np.float64], plain: NDArray 
         raise WrongOutput(f"{np.count_nonzero(logits != plain)} logits differ from those of plain C")
 
 
-def plain_logits(name: str, inputs: Inputs, known: dict = {}) -> NDArray[np.float32]:  # noqa: B006 (kept on purpose)
-    """What the version gives in plain C on one thread."""
+def plain_logits(name: str, inputs: Inputs) -> NDArray[np.float32]:
+    """What the version gives in plain C on one thread; computed once for each weights file and picture size."""
     key = (name, inputs.weights, inputs.size)
-    if key not in known:
+    if key not in known_plain:
         with Worker(name, inputs, isa=PLAIN) as worker:
-            known[key] = worker.ask("pictures", 1, 0.0)[1]
-    return known[key]
+            known_plain[key] = worker.ask("pictures", 1, 0.0)[1]
+    return known_plain[key]
