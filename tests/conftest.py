@@ -68,3 +68,22 @@ def weights_file(state, tmp_path_factory):
 def small_weights_file(small_state, tmp_path_factory):
     """Weights of 7 classes for pictures of 32x32, which even version 1 classifies in seconds."""
     return export(tmp_path_factory.mktemp("weights") / "7.safetensors", small_state, image_size=32)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """One headless Chromium for all tests of a process; see tests/browser.py."""
+    from tests import browser
+
+    if not browser.find():
+        pytest.skip("needs Chromium and its driver: on Debian, apt install chromium chromium-driver")
+    driver = browser.Browser(tmp_path_factory.mktemp("browser"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """Headless Chromium, wiped: no page, nothing stored, nothing recorded, 1280x900 pixels."""
+    chromium.wipe()
+    return chromium
