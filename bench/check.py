@@ -55,7 +55,7 @@ def check_logits(logits: object, reference: NDArray[np.float64], tolerance: floa
 
 
 def check_bytes(logits: NDArray, reference: NDArray[np.float64], plain: NDArray | None = None) -> None:
-    """Raise WrongOutput unless `logits`, if many, correlate with `reference`, and all equal the plain ones, if given."""
+    """Raise WrongOutput unless `logits`, if many, correlate with `reference`, and equal the plain ones, if given."""
     if not np.ptp(logits):
         raise WrongOutput("all logits are equal")
     found = np.corrcoef(logits, reference)[0, 1]
