@@ -10,7 +10,7 @@ PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo weights verify train evaluate primer primer-pictures \
-        bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures \
+        bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures notebook \
         test test-all lint diff clean
 
 help: ## list the targets
@@ -78,6 +78,9 @@ readme-table: $(VENV)/bench.stamp ## rewrite the tables of the README and the ar
 
 figures: $(VENV)/bench.stamp $(WEIGHTS) ## draw the articles' pictures and the table of layers
 	$(PY) -m docs.figures
+
+notebook: $(VENV)/notebook.stamp ## write docs/00-fifteen-minutes.ipynb from its article
+	$(PY) -m docs.notebook
 
 test: $(VENV)/test.stamp ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)

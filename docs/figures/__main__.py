@@ -7,13 +7,25 @@ import matplotlib.pyplot as plt
 
 from common.plot_style import STYLE, save
 from common.versions import ROOT
-from docs.figures import activations, buffers, convolution, layer_table, learned, pooling, roofline, structure, tiling
+from docs.figures import (
+    activations,
+    buffers,
+    channels,
+    convolution,
+    layer_table,
+    learned,
+    pooling,
+    roofline,
+    structure,
+    tiling,
+)
 
 HERE = Path(__file__).parent
 ARTICLE = ROOT / "docs" / "06-resnet50-structure.md"
 WEIGHTS = ROOT / "weights" / "resnet50.safetensors"
 
 PICTURES = {
+    "channels.png": channels.channels,
     "pixels.png": convolution.pixels,
     "sliding_window.svg": convolution.sliding_window,
     "im2col.svg": convolution.im2col,
