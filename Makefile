@@ -9,7 +9,7 @@ WEIGHTS := weights/resnet50.safetensors
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights verify train evaluate primer primer-pictures \
+.PHONY: help setup demo play weights verify train evaluate primer primer-pictures \
         bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures notebook \
         test test-all lint diff clean
 
@@ -20,6 +20,9 @@ setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow, safe
 
 demo: setup $(WEIGHTS) ## classify pictures: make demo [PICTURE=photo.jpg] [OFFLINE=1]
 	$(PY) v6_threads/infer.py --top 3 "$(PICTURE)"
+
+play: $(VENV)/play.stamp $(WEIGHTS) ## a page to play with: your pictures, any versions: make play [PORT=7860]
+	$(PY) extras/play/play.py $(if $(PORT),--port $(PORT))
 
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (98 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force
