@@ -6,7 +6,9 @@ import numpy as np
 from common import architecture
 from common.plot_style import BLUE, FAINT, PLAIN, WIDTH
 
-BALANCES = {6: ":", 22: "--", 88: "-"}  # FLOPs that a machine can do for every byte it can read from memory
+# FLOPs that a machine can do for every byte it can read from memory: about those of the tables' machine, of a core
+# with AVX-512, and of many cores that share one memory.
+BALANCES = {8: "-", 25: "--", 100: ":"}
 
 
 def roofline():
@@ -16,7 +18,7 @@ def roofline():
     for balance, line in BALANCES.items():
         axes.plot(intensity, np.minimum(1, intensity / balance), line, color=FAINT, linewidth=1.5)
         axes.text(0.06 * balance, 0.06, f"{balance}", ha="center", va="center", size=9, bbox=PLAIN)
-    balance = sorted(BALANCES)[1]
+    balance = min(BALANCES)
     found = architecture.layers(224)
     for pixels in sorted({layer.out_shape[:2] for layer in found}):
         same = [layer for layer in found if layer.out_shape[:2] == pixels]
@@ -35,7 +37,7 @@ def roofline():
     axes.set_xlabel("arithmetic intensity: floating-point operations per byte of weights")
     axes.set_ylabel("share of the peak within reach")
     axes.grid()
-    title = "Lines: machines that do 6, 22, 88 operations for a byte read. Dots, on the middle one: the size of\n"
+    title = "Lines: machines that do 8, 25, 100 operations for a byte read. Dots, on the first: the size of\n"
     title += "the output, the layers of ResNet-50 that have it, and their share of all operations"
     axes.set_title(title, loc="left", fontsize=10)
     figure.tight_layout()
