@@ -34,7 +34,7 @@ STEPS = (
         frozenset(
             {"buffers.py", "codegen.py", "compiler.py", "infer.py", "ops.py", "resnet50.py", "show.py", "weights.py"}
         ),
-        860,
+        870,
     ),
     Step("v5_codegen", "v6_threads", frozenset({"codegen.py", "infer.py", "ops.py", "resnet50.py", "threads.py"}), 300),
     Step(

@@ -63,8 +63,8 @@ def grouped(array, lanes):
 class Operators:
     """Some steps with buffers and weights of their own, compiled as one library."""
 
-    def __init__(self, version, isa, threads=1):
-        self.version, self.isa, self.threads = version, version.compiler.ISAS[isa], threads
+    def __init__(self, version, isa, threads=1, **caches):
+        self.version, self.isa, self.threads = version, version.compiler.ISAS[isa]._replace(**caches), threads
         self.plan, self.steps, self.packed, self.checks = version.buffers.BufferPlan(), [], [], []
 
     def take(self, height, width, channels, border=0, lanes=None):

@@ -24,9 +24,12 @@ CONVOLUTION = st.fixed_dictionaries({
 @pytest.mark.parametrize("isa", HERE)
 @pytest.mark.parametrize("version", [V5, V6], ids=["v5", "v6"])
 @settings(max_examples=4)
-@given(cases=st.lists(CONVOLUTION, min_size=6, max_size=9), threads=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
-def test_convolutions(version, isa, cases, threads, seed):
-    rng, operators = np.random.default_rng(seed), Operators(version, isa, threads)
+@given(
+    cases=st.lists(CONVOLUTION, min_size=6, max_size=9), threads=st.integers(1, 9), seed=st.integers(0, 2**32 - 1),
+    l1=st.sampled_from([1024, 4096, 32768]), l2=st.sampled_from([6144, 524288]),
+)  # fmt: skip
+def test_convolutions(version, isa, cases, threads, seed, l1, l2):
+    rng, operators = np.random.default_rng(seed), Operators(version, isa, threads, l1=l1, l2=l2)
     for case in cases:
         note_convolution(operators, rng, case)
     note_convolution(operators, rng, cases[0] | {"kernel": 5, "groups": 1}, lanes=3)  # like the stem
@@ -49,6 +52,22 @@ def test_weights_in_several_chunks(isa, rng):
         note_convolution(operators, rng, case | more)
         assert operators.steps[-1].weight_layout(operators.isa)[2] > 1
     operators.run()
+
+
+@given(
+    groups=st.integers(1, 256), kernel=st.sampled_from([1, 3]), width=st.sampled_from([4, 8, 16]),
+    l1=st.integers(8, 256), l2=st.integers(128, 4096),
+)  # fmt: skip
+def test_chunks_of_weights_fit_the_caches(groups, kernel, width, l1, l2):
+    """They are as few as can be, and one if all weights fit the first-level cache and every pixel is new."""
+    isa = V5.compiler.ISAS["generic128"]._replace(width=width, l1=1024 * l1, l2=1024 * l2)
+    x, out = (V5.buffers.Buffer("", (7, 7, n * width), width) for n in (groups, 6))
+    panel, panels, chunks = V5.ops.weight_layout(isa, x, out, kernel)
+    assert (panel, panels) == (2 * width, 3) and groups % chunks == 0
+    total, fewer = 4 * panel * width * groups * kernel**2, [n for n in range(1, chunks) if groups % n == 0]
+    most = isa.l2 // 6 if kernel > 1 else isa.l1 if total <= isa.l1 else isa.l1 * 3 // 4
+    assert chunks == groups or total <= chunks * most
+    assert all(total > n * most for n in fewer)
 
 
 @pytest.mark.parametrize("isa", HERE)

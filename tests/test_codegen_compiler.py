@@ -109,8 +109,17 @@ def test_every_compiler_says_what_the_machine_has(command, monkeypatch):
     monkeypatch.setenv("CC", command)
     found = compiler.Compiler()
     assert list(found.isas) == HERE and HERE[-1] == "generic128"
-    assert found.isa() is compiler.ISAS[HERE[0]] and found.isa("generic128") is ISA
+    for name, isa in ((None, compiler.ISAS[HERE[0]]), ("generic128", ISA)):
+        assert found.isa(name)[:4] == isa[:4]
     assert found.load(SOURCE, found.isa(), cache=False).answer() == 42
+
+
+def test_cache_sizes_are_what_the_system_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "Path", lambda name: tmp_path / name.rpartition("/cpu0/cache/")[2])
+    (tmp_path / "index0").mkdir()
+    (tmp_path / "index0" / "size").write_text("48K\n")
+    isa = compiler.Compiler().isa("generic128")
+    assert (isa.l1, isa.l2) == (48 * 1024, ISA.l2)  # and what it says nothing of stays as it is
 
 
 def test_the_wheel_is_the_last_resort(monkeypatch):

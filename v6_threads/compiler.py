@@ -28,6 +28,8 @@ class Isa(NamedTuple):
     pixels: int  # in a register tile: with two vectors each, plus weights, they fill the registers
     flags: tuple[str, ...]  # that make the compiler use it
     macros: tuple[str, ...]  # that the compiler predefines where the machine has it
+    l1: int = 32 * 1024  # bytes of the first-level data cache, unless the system tells
+    l2: int = 512 * 1024  # and of the second-level cache
 
 
 # The best first. Registers: 32 with AVX-512 and NEON (14 x 2 sums, 2 weights), 16 otherwise (6 x 2 sums, 2 weights).
@@ -61,7 +63,8 @@ class Compiler:
         """Return the Isa of that name, or the best. Raises ValueError if this machine does not have it."""
         if name not in (None, *self.isas):
             raise ValueError(f"isa: expected one that this machine has ({', '.join(self.isas)}), got {name!r}")
-        return self.isas[name or next(iter(self.isas))]
+        isa = self.isas[name or next(iter(self.isas))]
+        return isa._replace(l1=cache_size(0, isa.l1), l2=cache_size(2, isa.l2))
 
     def load(self, source: str, isa: Isa, cache: bool = True) -> ctypes.CDLL:
         """Return C text as a loaded library, from the user's cache if it was compiled before. Raises CompilerError."""
@@ -81,6 +84,12 @@ class Compiler:
                 return ctypes.CDLL(str(kept))
         except OSError as error:
             raise CompilerError(f"no compiling ({error}); TMPDIR=DIR, RESNET50_CACHE=DIR name other places") from None
+
+
+def cache_size(index: int, default: int) -> int:
+    """Return the bytes of the first core's cache: Linux numbers them data, instructions, second level."""
+    path = Path(f"/sys/devices/system/cpu/cpu0/cache/index{index}/size")
+    return int(path.read_text().strip().removesuffix("K")) * 1024 if path.exists() else default
 
 
 def find_compiler() -> list[str]:

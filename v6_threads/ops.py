@@ -19,7 +19,6 @@ from compiler import Isa
 Function = tuple[str, list[str]]
 
 VECTORS = 2  # of output channels in a register tile
-CHUNK_BYTES = 80 * 1024  # of weights, at most: this chunk and the next stay in a second-level cache of 256 KB
 LINE = 16  # float32 numbers in a cache line
 
 
@@ -92,7 +91,11 @@ def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, i
     """
     panel = VECTORS * isa.width
     total = 4 * panel * x.channels * kernel**2
-    chunks = next((n for n in divisors(x.groups) if total <= n * CHUNK_BYTES), x.groups)
+    # A chunk's weights stay in a cache for all tiles; each chunk more is a pass more over the output. With one tap all
+    # pixels are new, and weights must be as near as can be; else they come again, and weights may be further away.
+    near = isa.l1 if total <= isa.l1 else isa.l1 * 3 // 4  # whole, or with room for pixels
+    most = near if kernel == 1 else isa.l2 // 6  # there lie this chunk, the next, and twice as many pixels
+    chunks = next((n for n in divisors(x.groups) if total <= n * most), x.groups)
     return panel, out.channels // panel, chunks
 
 
