@@ -17,7 +17,7 @@ def roofline():
     intensity = np.geomspace(0.3, 2e4, 400)
     for balance, line in BALANCES.items():
         axes.plot(intensity, np.minimum(1, intensity / balance), line, color=FAINT, linewidth=1.5)
-        axes.text(0.06 * balance, 0.06, f"{balance}", ha="center", va="center", size=9, bbox=PLAIN)
+        axes.text(0.18 * balance, 0.18, f"{balance}", ha="center", va="center", size=9, bbox=PLAIN)
     balance = min(BALANCES)
     found = architecture.layers(224)
     for pixels in sorted({layer.out_shape[:2] for layer in found}):
