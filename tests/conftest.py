@@ -19,6 +19,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from common import export_weights
 from common.synthetic import synthetic
 from common.weights_file import IMAGENET_V1, write_weights
 
@@ -68,6 +69,14 @@ def weights_file(state, tmp_path_factory):
 def small_weights_file(small_state, tmp_path_factory):
     """Weights of 7 classes for pictures of 32x32, which even version 1 classifies in seconds."""
     return export(tmp_path_factory.mktemp("weights") / "7.safetensors", small_state, image_size=32)
+
+
+@pytest.fixture(scope="session")
+def demo_weights(tmp_path_factory):
+    """The demo model unpacked, as a newcomer without network gets it."""
+    out = tmp_path_factory.mktemp("demo") / "demo.safetensors"
+    assert export_weights.main(["demo", "--out", str(out)]) == 0
+    return out
 
 
 @pytest.fixture(scope="session")

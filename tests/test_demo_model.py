@@ -27,14 +27,6 @@ SHARED = ROOT.parent / "shared" / "data"  # on the machines of the project's own
 PHOTOGRAPHS = [Path(skimage.data.__file__).parent / name for name in ("chelsea.png", "coffee.png", "rocket.jpg")]
 
 
-@pytest.fixture(scope="module")
-def demo_weights(tmp_path_factory):
-    """The model unpacked, as a newcomer without network gets it."""
-    out = tmp_path_factory.mktemp("demo") / "demo.safetensors"
-    assert export_weights.main(["demo", "--out", str(out)]) == 0
-    return out
-
-
 def answers(pictures, weights):
     """What version 6 says of each picture, as (label, probability) pairs."""
     command = [sys.executable, ROOT / "v6_threads" / "infer.py", *pictures, "--weights", weights, "--json"]

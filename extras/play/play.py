@@ -50,7 +50,7 @@ class Workers:
         if name != SLOW and self.turn.locked():
             yield {"status": "waits for another picture"}
         with nullcontext() if name == SLOW else self.turn:
-            if not (worker := self.kept.pop(name, None)):
+            if not (worker := self.kept.pop(name, None)) or not worker.alive():
                 yield {"status": "starts; the first time it compiles, which takes seconds" if name > "v5" else "starts"}
                 worker = Worker(name, self.weights)
             message = {}

@@ -49,6 +49,9 @@ class Worker:
             self._process.join()
             yield {"error": f"{self.name}: its process ended with exit code {self._process.exitcode}"}
 
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
     def close(self) -> None:
         self._process.kill()
         self._process.join()
@@ -77,6 +80,7 @@ def serve(connection, name: str, weights: Path) -> None:
         try:
             request = connection.recv()
             version = version or Version(name, weights, connection.send)
+            connection.send({"status": "works"})
             connection.send(version.classify(*request) | {"finished": True})
         except (EOFError, BrokenPipeError):
             return

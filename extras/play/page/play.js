@@ -48,15 +48,16 @@ async function ask({ version, root }, signal) {
   const state = $(".state span", root), progress = $("progress", root), button = $("button", root);
   const stopped = new AbortController(), began = performance.now();
   button.onclick = () => stopped.abort();
-  let message = { status: "works" };
+  let message = { status: "waits" };
   const show = () => {
     const seconds = (performance.now() - began) / 1000, done = message.progress;
     state.textContent = message.error ?? (done
       ? `${message.layer}: ${(100 * done).toFixed(0)} %, ${duration(seconds)}, ${duration(seconds / done - seconds)} left`
-      : message.status);
+      : `${message.status} (${duration(seconds)})`);
     progress.hidden = !done;
     progress.value = done ?? 0;
   };
+  const clock = setInterval(show, 500);
   try {
     const options = { method: "POST", body: current, signal: AbortSignal.any([signal, stopped.signal]) };
     const response = await fetch(`classify/${version}?name=${encodeURIComponent(current.name)}`, options);
@@ -70,6 +71,7 @@ async function ask({ version, root }, signal) {
     message = { error: stopped.signal.aborted ? "stopped" : error.message };
     show();
   }
+  clearInterval(clock);
   button.hidden = progress.hidden = true;
   state.classList.toggle("error", "error" in message);
   if (message.predictions) fill(root, message);
