@@ -8,14 +8,21 @@ from functools import partial
 from pathlib import Path
 
 from bench import experiments, results, tables
+from bench.accuracy import accuracy
 from bench.inputs import InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
 from common.machine import available_cores
 from common.versions import ROOT, VERSIONS
+from training.pictures import DataError
 
 # {command: (help, what runs it, the tables that it prints)}
 EXPERIMENTS = {
+    "accuracy": (
+        "labelled pictures named right, in float32 and in int8; --data names the pictures",
+        lambda inputs, a: accuracy(a.data, a.names),
+        lambda found: [tables.accuracy(found)],
+    ),
     "race": (
         "versions and other engines, taking turns",
         lambda inputs, a: experiments.races(inputs, a.threads, a.names, a.rounds, a.command == "reference"),
@@ -42,6 +49,10 @@ EXPERIMENTS = {
 def measure(arguments: argparse.Namespace, chosen: list[str], out: Path) -> int:
     """Run experiments one by one, each stored when it is done, and print their tables. Return the exit status."""
     inputs = make_inputs(arguments.size, arguments.weights)
+    if arguments.data and "race" in chosen and "accuracy" not in chosen:
+        chosen = ["accuracy", *chosen]
+    elif "accuracy" in chosen and not arguments.data:
+        raise InputError("the accuracy is measured on labelled pictures: --data tiny-imagenet-200")
     for name in chosen:
         _, run, shown = EXPERIMENTS[name]
         results.update(out, [], measured_peak(), inputs)  # refuses another machine's file before the minutes
@@ -66,7 +77,8 @@ def act(arguments: argparse.Namespace) -> int:
             tables.rewrite(path, chosen)
             print(path)
     elif command == "reference":
-        arguments.names, chosen = (), [named(EXPERIMENTS, name) for name in names or EXPERIMENTS]
+        every = [name for name in EXPERIMENTS if name != "accuracy" or arguments.data]  # else what is stored stays
+        arguments.names, chosen = (), [named(EXPERIMENTS, name) for name in names or every]
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
         arguments.names = [named((*VERSIONS, *PEERS), name) for name in names]
@@ -87,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sizes", type=image_size, nargs="+", default=experiments.SIZES, help="of scaling")
     made.add_argument("--threads", type=thread_count, help="default: all cores; of a race: one, then all")
     made.add_argument("--weights", type=Path, metavar="FILE", help="default: the exported ones, else synthetic")
+    made.add_argument("--data", type=Path, metavar="DIR", help="labelled pictures: the accuracy of all in int8, too")
     made.add_argument("--rounds", type=int, default=15, help="of a race or a profile (default: 15)")
     made.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
     made.add_argument("--results", type=Path, metavar="FILE", help="of plot and table (default: the newest machine's)")
@@ -114,7 +127,7 @@ def named(known: Iterable[str], text: str) -> str:
 def main() -> int:
     try:
         return act(parser().parse_intermixed_args())
-    except (InputError, results.ResultsError, argparse.ArgumentTypeError) as error:
+    except (DataError, InputError, results.ResultsError, argparse.ArgumentTypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

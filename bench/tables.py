@@ -139,6 +139,7 @@ def race(results: dict) -> Table:
     Below them how our versions compare with the engines.
     """
     rows, notes = [], failures(results, "race")
+    named = {row["name"]: row for row in group(results, "accuracy")}
     for precision in ("float32", "int8"):
         for count in race_counts(results):
             timed = [row for row in group(results, race_group(count)) if row["threads"] == count]
@@ -147,7 +148,8 @@ def race(results: dict) -> Table:
             for row in timed:
                 tail = [row[key] if row.get("calls", 0) >= CALLS else None for key in ("p95", "p99")]
                 cells = [milliseconds(row), *(digits(seconds, 1e-3) for seconds in tail), digits(ratio(row, order[0]))]
-                cells += [f"{row['max_abs_error']:.0e}", digits(row["accuracy"], 0.01, " %")]
+                cells += [digits(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}"]
+                cells.append(percent(named[row["name"]]["accuracy"]) if row["name"] in named else MISSING)
                 rows.append([f"`{row['name']}`", precision, str(count), *cells])
             chosen = (VERSIONS[4 if count == 1 else 5], *VERSIONS[6:])
             ours = [row for row in timed if row["name"] in chosen]
@@ -155,8 +157,34 @@ def race(results: dict) -> Table:
                 claims = ", ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
                 fastest = f"as fast as the fastest engine in {precision}, {engine['name']}"
                 notes.append(f"On {plural(count, 'thread')} {claims} {fastest}.")
-    headings = ["", "numbers", "threads", "one picture, ms", "p95", "p99", "÷ fastest", "error of a logit", "accuracy"]
-    return Table(headings, rows, notes)
+    headings = ["", "numbers", "threads", "one picture, ms", "p95", "p99", "÷ fastest", "memory, MiB"]
+    notes += [f"Accuracy: {first_of(named)}; see [version 8](v8_int8/README.md#accuracy)."] * bool(named)
+    return Table([*headings, "error of a logit", "accuracy"], rows, notes)
+
+
+def accuracy(results: dict) -> Table:
+    """What smaller numbers cost: the small model's answers on labelled pictures."""
+    measured = group(results, "accuracy")
+    base = next((row for row in measured if row["precision"] == "float32"), None)
+    rows = []
+    for row in measured:
+        cells = [f"`{row['name']}`", row["precision"], *(percent(row[key]) for key in ("accuracy", "top5"))]
+        rows.append(
+            cells + [f"{100 * (row[key] - base[key]):+.2f}" if base else MISSING for key in ("accuracy", "top5")]
+        )
+    notes = failures(results, "accuracy") + [f"{first_of({row['name']: row for row in measured})}."] * bool(measured)
+    return Table(["", "numbers", "top-1", "top-5", "points", "points"], rows, notes)
+
+
+def first_of(named: dict[str, dict]) -> str:
+    """What the accuracy is a share of."""
+    row = next(iter(named.values()))
+    size = row["image_size"]
+    return f"of the small model of weights/demo, on {row['calls']:,} labelled pictures of {size}×{size}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def environment(results: dict) -> Table:
@@ -299,6 +327,7 @@ def sizes(results: dict) -> Table:
 SECTIONS: dict[str, Callable[[dict], Table]] = {
     "table": all_steps,
     "race": race,
+    "accuracy": accuracy,
     "machine": environment,
     "machines": machines,
     "operators": operators,
