@@ -35,9 +35,9 @@ def measured(monkeypatch):
     """The pictures of each measurement that was made, instead of found in the cache."""
     calls, measure = [], CALIBRATION.measure
 
-    def counted(weights_file, steps, image_size, pictures):
+    def counted(weights_file, steps, image_size, pictures, threads):
         calls.append(pictures)
-        return measure(weights_file, steps, image_size, pictures)
+        return measure(weights_file, steps, image_size, pictures, threads)
 
     monkeypatch.setattr(CALIBRATION, "measure", counted)
     return calls
@@ -93,6 +93,19 @@ def test_scales_are_kept_until_something_changes(
     monkeypatch.setattr(CALIBRATION, "PERCENTILE", 100)
     assert calibrate(small_weights_file, steps) != first and len(measured) == 3
     monkeypatch.undo()
+
+
+def test_threads_do_not_matter_and_nothing_is_skipped_that_counts(small_weights_file, steps, monkeypatch):
+    found = [CALIBRATION.calibrate(small_weights_file, steps, SIZE, None, False, threads) for threads in (1, 5)]
+    monkeypatch.setattr(CALIBRATION, "beyond", lambda size, known: True)
+    assert found == [calibrate(small_weights_file, steps, cache=False)] * 2
+
+
+def test_another_number_of_blas_threads_has_scales_of_its_own(small_weights_file, steps, measured, monkeypatch):
+    calibrate(small_weights_file, steps)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "11")
+    calibrate(small_weights_file, steps)
+    assert len(measured) == 2
 
 
 def test_without_a_cache_nothing_is_kept(small_weights_file, steps, tmp_path, monkeypatch):

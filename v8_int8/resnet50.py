@@ -61,7 +61,7 @@ class ResNet50:
         self.network = Network(image_size, self.num_classes, isa)
         self.steps = self.network.steps
         library = compiler.load(generate(self.steps, isa), isa, cache)
-        self.scales = calibrate(weights_file, self.steps, image_size, pictures, cache)
+        self.scales = calibrate(weights_file, self.steps, image_size, pictures, cache, self.threads)
         self.weights = WeightPool(weights_file, self.steps, isa, self.scales)
         self.network.plan.allocate()
         quantized = self.steps[0].out
