@@ -11,7 +11,7 @@ PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help setup demo play weights verify train evaluate primer primer-pictures \
         bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures notebook \
-        test test-all lint diff clean
+        site serve test test-all lint diff clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,12 @@ figures: $(VENV)/bench.stamp $(WEIGHTS) ## draw the articles' pictures and the t
 notebook: $(VENV)/notebook.stamp ## write docs/00-fifteen-minutes.ipynb from its article
 	$(PY) -m docs.notebook
 
+site: $(VENV)/site.stamp ## build the site of all articles; needs npm
+	$(PY) -m docs.site
+
+serve: site ## read the site in a browser: make serve [PORT=8000]
+	$(PY) -m http.server --bind 127.0.0.1 --directory docs/site/.build/html $(or $(PORT),8000)
+
 test: $(VENV)/test.stamp ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
 
@@ -100,7 +106,7 @@ diff: ## show what a step changes: make diff A=v3 B=v4
 	@diff -ruN --color=auto -x __pycache__ -x README.md $(wildcard $(A)*) $(wildcard $(B)*) || test $$? -eq 1
 
 clean: ## remove the virtual environment and caches; weights are kept
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks docs/site/.build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Pretrained weights, or the small model where there is no network. In a process group of its own (set -m), Ctrl-C stops the

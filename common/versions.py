@@ -5,6 +5,7 @@ Loading one therefore means: put its directory first on `sys.path`, import its m
 module objects live on in the namespace that is returned.
 """
 
+import difflib
 import importlib
 import sys
 from dataclasses import dataclass
@@ -54,6 +55,19 @@ STEPS = (
     ),
 )
 VERSIONS = ("v1_loops", *(step.version for step in STEPS))
+# Articles, a printout, and what version 6 has nothing like: int8's float32 forward, and its instructions.
+NOT_COUNTED = {"README.md", "sample.c", "calibration.py", "dot.h"}
+
+
+def files(version: str) -> dict[str, list[str]]:
+    """{name: lines} of a version's directory."""
+    paths = (path for path in sorted((ROOT / version).iterdir()) if path.is_file())
+    return {path.name: path.read_text(encoding="utf-8").splitlines() for path in paths}
+
+
+def changed_lines(before: list[str], after: list[str]) -> int:
+    """Lines added and removed, as `diff` counts them."""
+    return sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in difflib.unified_diff(before, after))
 
 
 def load_version(name: str, root: Path = ROOT) -> SimpleNamespace:

@@ -1,7 +1,8 @@
 """A real browser for the tests of pages: headless Chromium, driven by Selenium through its own chromedriver.
 
-It records what its console says and every address that it asks for, so that a test can assert that a page loads without an
-error and that nothing leaves this machine. The fixture `browser` in conftest.py starts it once and wipes it before each test.
+It records what its console says and every address that it asks for, so that a test can assert that a page loads
+without an error and that nothing leaves this machine. The fixture `browser` in conftest.py starts it once and wipes it
+before each test.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 HERE = {"localhost", "127.0.0.1", "[::1]", "::1"}
 # It must not phone home by itself, and a name that is not this machine's cannot even be looked up.
 ARGUMENTS = (
-    "--headless=new --no-first-run --no-default-browser-check --disable-background-networking --disable-component-update "
-    "--disable-sync --disable-extensions --disable-dev-shm-usage --disable-gpu --mute-audio --force-color-profile=srgb"
+    "--headless=new --no-first-run --no-default-browser-check --disable-background-networking --disable-sync "
+    "--disable-component-update --disable-extensions --disable-dev-shm-usage --disable-gpu --mute-audio"
 )
 
 

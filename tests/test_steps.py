@@ -1,25 +1,10 @@
 """One idea a step: between neighbouring versions only the step's files differ, and no more lines than its budget."""
 
-import difflib
-
 import pytest
 
-from common.versions import ROOT, STEPS, VERSIONS
+from common.versions import NOT_COUNTED, ROOT, STEPS, VERSIONS, changed_lines, files
 
 EVERY_VERSION = {"README.md", "infer.py", "resnet50.py", "ops.py", "weights.py", "image.py"}
-# Articles, a printout, and what version 6 has nothing like: int8's float32 forward, and its instructions.
-NOT_COUNTED = {"README.md", "sample.c", "calibration.py", "dot.h"}
-
-
-def files(version):
-    """{name: lines} of a version's directory."""
-    paths = (path for path in (ROOT / version).iterdir() if path.is_file())
-    return {path.name: path.read_text(encoding="utf-8").splitlines() for path in paths}
-
-
-def changed_lines(before, after):
-    """Lines added and removed, as `diff` counts them."""
-    return sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in difflib.unified_diff(before, after))
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step.after}-{step.version}")

@@ -1,0 +1,89 @@
+"""A version's article beside the diff of its step, and the diffs of any two versions."""
+
+import ast
+import difflib
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from common.versions import NOT_COUNTED, STEPS, VERSIONS, changed_lines, files
+from docs.site import NODE
+
+BEFORE = {step.version: step.after for step in STEPS}
+# Where what the pages load comes from: npm packages, {directory of _static/vendor: what of the package goes there}.
+VENDOR = {
+    "katex": ("katex/dist", ("katex.min.css", "fonts/*.woff2")),
+    "diff2html": ("diff2html/bundles", ("css/diff2html.min.css", "js/diff2html-ui-slim.min.js")),
+    "plotly": ("plotly.js-basic-dist-min", ("plotly-basic.min.js",)),
+}
+
+
+def functions(lines: list[str]) -> dict[str, list[int]]:
+    """{function or class of a Python file: its first and last line}."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    found = [node for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, kinds)]
+    return {node.name: [node.lineno, node.end_lineno] for node in reversed(found)}
+
+
+def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict:
+    """The diff of two directories, {name: lines} each, without their articles: what static/steps.js draws."""
+    diff, changed, unchanged, places = [], [], [], {}
+    for name in sorted((before.keys() | after.keys()) - {"README.md"}):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            unchanged.append(name)
+            continue
+        labels = ["/dev/null" if old is None else f"a/{name}", "/dev/null" if new is None else f"b/{name}"]
+        kind = ["new file mode 100644"] * (old is None) + ["deleted file mode 100644"] * (new is None)
+        diff += [f"diff --git a/{name} b/{name}", *kind]
+        diff += difflib.unified_diff(old or [], new or [], *labels, lineterm="")
+        changed.append([name, changed_lines(old or [], new or []), name not in NOT_COUNTED])
+        if name.endswith(".py"):
+            places[name] = functions(old or []) | functions(new or [])
+    count = sum(lines for _, lines, counted in changed if counted)
+    text = "\n".join(diff) + "\n"
+    return {"diff": text, "files": changed, "count": count, "unchanged": unchanged, "functions": places}
+
+
+def beside_its_diff(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> str | None:
+    """A step's article gets the template that has the diff."""
+    context["versions"] = VERSIONS
+    version = pagename.removesuffix("/README")
+    if version in BEFORE:
+        context |= {"before": BEFORE[version], "after": version, "furo_hide_toc": True}
+        return "step.html"
+    return None
+
+
+def any_two(app: Sphinx) -> Iterator[tuple[str, dict, str]]:
+    first = {"before": STEPS[0].after, "after": STEPS[0].version}
+    yield "compare", first | {"title": "Any two versions", "furo_hide_toc": True}, "compare.html"
+
+
+def write_files(app: Sphinx, exception: Exception | None) -> None:
+    """Write the diffs, from the earlier version to the later one, and copy what comes from npm packages."""
+    if exception or app.builder.format != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    (static / "diffs").mkdir(exist_ok=True)
+    sources = {version: files(version) for version in VERSIONS}
+    for before, after in combinations(VERSIONS, 2):
+        text = json.dumps(difference(sources[before], sources[after]))
+        (static / "diffs" / f"{before}-{after}.json").write_text(text, encoding="utf-8")
+    for name, (package, patterns) in VENDOR.items():
+        root = NODE / "node_modules" / package
+        for path in (path for pattern in patterns for path in root.glob(pattern)):
+            target = static / "vendor" / name / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("html-page-context", beside_its_diff)
+    app.connect("html-collect-pages", any_two)
+    app.connect("build-finished", write_files)
+    return {"parallel_read_safe": True}
