@@ -14,8 +14,9 @@ LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".json": "json", ".yml": "ya
 
 
 def is_text(path: Path) -> bool:
+    """Whether a page can show the file; a notebook is something to download, as pictures are."""
     try:
-        return path.stat().st_size < 500_000 and bool(path.read_text("utf-8") or True)
+        return path.suffix != ".ipynb" and path.stat().st_size < 500_000 and bool(path.read_text("utf-8") or True)
     except UnicodeDecodeError:
         return False
 

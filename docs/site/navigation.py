@@ -53,7 +53,7 @@ def sections() -> dict[str, list[Path]]:
 def articles() -> list[Path]:
     """Every Markdown file of the repository that is a page of the site."""
     visible = (path for path in sorted(ROOT.rglob("*.md")) if "/." not in f"/{path.relative_to(ROOT)}")
-    return [path for path in visible if "site" not in path.parts[len(ROOT.parts) :] and "_out/" not in str(path)]
+    return [path for path in visible if "_out/" not in f"{path.relative_to(ROOT)}"]
 
 
 def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
