@@ -9,15 +9,7 @@ project = "ResNet-50 in six steps"
 html_title = project
 root_doc = "README"
 include_patterns = ["*.md", "**/*.md"]
-exclude_patterns = [
-    ".*",
-    "**/.*",
-    "**/__pycache__",
-    "docs/site/README.md",
-    "*_out",
-    "training/run",
-    "bench/results/runs",
-]
+exclude_patterns = [".*", "**/.*", "**/__pycache__", "*_out", "training/run"]
 extensions = ["myst_parser"] + [
     f"docs.site.{name}" for name in ("navigation", "links", "formulas", "convolution", "steps", "measurements")
 ]

@@ -47,8 +47,8 @@ def layers(results: dict, row: dict) -> dict:
     line = {"type": "scatter", "mode": "lines", "x": x, "y": [1e3 * least for least, _ in floors]}
     line |= {"line": {"shape": "hvh", "color": FAINT}, "hoverinfo": "skip", "name": "floor"}
     bar |= {"hoverinfo": "text", "name": row["name"]}
-    starts = [place for place in x if place == 0 or names[place].split(".")[0] != names[place - 1].split(".")[0]]
-    ticks = {"tickvals": starts, "ticktext": [names[place].split(".")[0] for place in starts]}
+    starts = [place for place in x[1:] if names[place].split(".")[0] != names[place - 1].split(".")[0]]
+    ticks = {"tickangle": 0, "tickvals": starts, "ticktext": [names[place].split(".")[0] for place in starts]}
     return {"data": [bar, line], "layout": {"xaxis": ticks, "yaxis": {"title": {"text": "ms"}}, "height": 280}}
 
 

@@ -13,8 +13,9 @@
       const axis = {gridcolor: line, zerolinecolor: line, automargin: true};
       const target = plot.querySelector(".drawn") ?? plot.appendChild(Object.assign(document.createElement("div"), {className: "drawn"}));
       Plotly.react(target, data, {
-        paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: {color: ink}, showlegend: false,
-        margin: {l: 20, r: 20, t: 10, b: 40}, legend: {orientation: "h", y: -0.15}, ...layout,
+        paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: {color: ink},
+        margin: {l: 20, r: 20, t: 10, b: 40}, legend: {orientation: "h", y: -0.2}, ...layout,
+        showlegend: layout.showlegend && plot.clientWidth > 600,  // hovering names all there is
         xaxis: {...axis, ...layout.xaxis}, yaxis: {...axis, ...layout.yaxis},
       }, {responsive: true, displaylogo: false, displayModeBar: false});
     }
