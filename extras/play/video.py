@@ -112,13 +112,15 @@ def camera_frames(capture: cv2.VideoCapture, rate: float) -> Iterator[tuple[int,
 
 
 def draw(frame: NDArray[np.uint8], best: list[tuple[str, float]], title: str) -> None:
-    """Write the labels and a title on a frame, white on black, as large as the frame allows."""
+    """Write a title and the labels in the corner of a frame, as large as it allows, on a darkened ground."""
     scale = min(frame.shape[:2]) / 720
+    style = {"fontFace": cv2.FONT_HERSHEY_SIMPLEX, "fontScale": scale, "thickness": max(1, round(2 * scale))}
     lines = [title, *(f"{probability:4.0%}  {label}" for label, probability in best)]
+    line, left = 40 * scale, int(20 * scale)
+    width = 2 * left + max(cv2.getTextSize(text, **style)[0][0] for text in lines)
+    frame[: int(line * (len(lines) + 0.5)), :width] //= 3
     for row, text in enumerate(lines, start=1):
-        for colour, thickness in (((0, 0, 0), 6), ((255, 255, 255), 2)):
-            place, thick = (int(20 * scale), int(40 * scale * row)), max(1, round(thickness * scale))
-            cv2.putText(frame, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
+        cv2.putText(frame, text, (left, int(line * row)), color=(255, 255, 255), lineType=cv2.LINE_AA, **style)
 
 
 def open_window(wanted: bool) -> bool:
@@ -170,12 +172,12 @@ def run(arguments: argparse.Namespace) -> dict:
     writing = thread.submit(int)
     try:
         for number, frame in source:
-            if arguments.out and not writer:
-                writer = open_writer(arguments.out, arguments.source, rate, frame)
             best = recognize(frame)
             labelled += 1
             speed = labelled / (time.perf_counter() - start)
             draw(frame, best, f"{arguments.version}  {speed:.1f} frames/s")
+            if arguments.out and not writer:
+                writer = open_writer(arguments.out, arguments.source, rate, frame)
             if writer:  # while the next frame is recognised
                 writing.result()
                 # Again for each frame left out, so that the film keeps its length.
@@ -186,8 +188,9 @@ def run(arguments: argparse.Namespace) -> dict:
                 cv2.imshow("ResNet-50", frame)
                 if cv2.waitKey(1) & 0xFF == ord("q"):
                     break
-    except KeyboardInterrupt:
-        pass  # what is written so far is a whole film once it is closed
+    except KeyboardInterrupt:  # what is written so far is a whole film once it is closed
+        if not labelled:
+            raise
     finally:
         thread.shutdown()
         seconds = time.perf_counter() - start
