@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import experiments, results, tables
 from bench.accuracy import accuracy
+from bench.batches import measured_batches
 from bench.inputs import InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
@@ -37,6 +38,11 @@ EXPERIMENTS = {
         "pictures a second: one process a core against one picture on all cores",
         lambda inputs, a: experiments.throughput(inputs, a.threads, a.names),
         lambda found: [tables.throughput(found)],
+    ),
+    "batches": (
+        "pictures a second of engines that compute several together",
+        lambda inputs, a: measured_batches(inputs, a.threads or available_cores()),
+        lambda found: [tables.batches(found)],
     ),
     "scaling": (
         "time against threads, and against the picture's size",

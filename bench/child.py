@@ -96,9 +96,17 @@ class Child:
             found |= {"arrays": count.arrays, "array_bytes": count.bytes}
         return found
 
-    def profile(self, rounds: int) -> tuple[list[float], dict]:
-        """Every layer's time; see profile.layer_times."""
-        return profile.layer_times(self.model, self.trace, self.image, rounds)
+    def profile(self) -> tuple[float, dict]:
+        """Seconds of a picture and of its parts, after one that warms up; see profile.one_picture."""
+        self.run(self.image)
+        return profile.one_picture(self.model, self.trace, self.image)
+
+    def products(self) -> float:
+        """Seconds of a picture's matrix products alone."""
+        if not hasattr(self, "alone"):
+            self.alone = profile.Products(self.image.shape[0])
+            self.alone.seconds()
+        return self.alone.seconds()
 
 
 def blas_threads() -> dict[str, int]:

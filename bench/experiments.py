@@ -1,20 +1,25 @@
 """What is measured besides latency: races, throughput, scaling, the layers' profile. They return what `race` does."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from statistics import median
 
 from bench import peers
 from bench.check import WrongOutput, check_output
 from bench.inputs import Inputs, make_inputs
+from bench.profile import medians
 from bench.race import CALLS, SLOW, Entrant, race, say
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
-from common.architecture import flops
+from common.architecture import flops, layers
 from common.machine import available_cores
 from common.versions import VERSIONS
 
 SIZES = (64, 128, 192, 224, 320, 448)
 LONGEST = 30.0  # seconds; a size at which one picture would take longer is left out
 ONE_THREAD = VERSIONS[:5]  # those that have no use for a second one
+NUMPY = VERSIONS[1:4]  # those that convolve by a matrix product of NumPy's
+WINOGRAD = [layer.name for layer in layers() if (layer.kernel, layer.stride) == (3, 1)]  # that may convolve so
 
 
 def race_group(threads: int) -> str:
@@ -78,20 +83,47 @@ def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes:
 
 
 def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
-    """The layers' times of each version."""
-    entries = []
-    for name in names or VERSIONS[1:]:
-        say(f"profile of {name}")
-        try:
-            with Worker(name, inputs, threads or available_cores(), trace=True) as worker:
-                (first,), logits = worker.ask("pictures", 1, 0.0)
-                error = check_output(name, logits, inputs)
-                seconds, parts = worker.ask("profile", rounds if first < SLOW else 1)
-                facts = worker.facts | {"max_abs_error": error, "parts": parts}
-            entries.append(entry(name, "profile", seconds, extra_info(name, inputs, seconds, **facts)))
-        except (WorkerError, WrongOutput) as reason:
-            entries.append({"group": "profile", "name": name, "reason": str(reason)})
+    """The layers' times of each version, all versions taking turns."""
+    workers, entries, found = {}, [], defaultdict(list)
+    try:
+        for name in names or VERSIONS[1:]:
+            say(f"profile of {name}")
+            try:
+                workers[name] = Worker(name, inputs, threads or available_cores(), trace=True)
+                (first,), logits = workers[name].ask("pictures", 1, 0.0)
+                workers[name].error = check_output(name, logits, inputs)
+                workers[name].rounds = rounds if first < SLOW else 1
+                workers[name].pause()
+            except (WorkerError, WrongOutput) as reason:
+                entries.append({"group": "profile", "name": name, "reason": str(reason)})
+                if name in workers:
+                    workers.pop(name).close()
+        for turn in range(rounds):
+            for name, worker in list(workers.items()):
+                try:
+                    if turn < worker.rounds:
+                        worker.resume()
+                        found[name].append([*worker.ask("profile"), worker.ask("products") if name in NUMPY else None])
+                        worker.pause()
+                except WorkerError as reason:
+                    entries.append({"group": "profile", "name": name, "reason": str(reason)})
+                    workers.pop(name).close()
+        for name, worker in workers.items():
+            totals, parts, products = zip(*found[name])
+            facts = worker.facts | {"max_abs_error": worker.error, "parts": medians(parts)}
+            if name in NUMPY:
+                facts["products"] = median(products)  # alone
+            if name in VERSIONS[5:7]:  # whose difference is in these layers
+                facts["turns"] = {layer: [of_layer(part, layer) for part in parts] for layer in WINOGRAD}
+            entries.append(entry(name, "profile", totals, extra_info(name, inputs, totals, **facts)))
+    finally:
+        for worker in workers.values():
+            worker.close()
     return entries
+
+
+def of_layer(parts: dict[tuple[str, str], float], layer: str) -> float:
+    return sum(seconds for (name, _), seconds in parts.items() if name == layer)
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,7 +1,9 @@
-"""What this machine can do at most: multiply-adds, and bytes read from memory. `python -m bench.peak`"""
+"""What this machine can do at most, a second: the constants of article 16's model. `python -m bench.peak`"""
 
 import ctypes
 import json
+import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from bench.inputs import InputError
 from common.machine import available_cores, find_compiler
@@ -19,15 +23,22 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
 TRIALS = 12  # short ones, and the best counts: a ceiling is what the machine can do undisturbed
 ROUNDS = 8_000_000  # of multiply_add: about 20 ms, beside which starting the threads counts for nothing
 BUFFER = 64 << 20  # floats: 256 MiB, beyond any cache
+SQUARE = 1024  # rows and columns of BLAS's matrices: large enough for its best
+WINDOW = 576  # numbers under a kernel of layer1: 3x3 of 64 channels
+OBJECTS = 2**19 // WINDOW * WINDOW  # Python floats, 32 bytes with their places in lists: 17 MB
+TENSORS = 64  # small ones in a file
 Work = Callable[[int, int], float]  # (part, parts) -> what was done, in operations or bytes
 
 
 def measured_peak() -> dict[str, float]:
-    """Return {"flops_1", "bandwidth_1", "flops", "bandwidth"}: a second, on one core and on all that may be used.
+    """Return {"flops_1", "bandwidth_1", "flops", "bandwidth"}, on one core and on all that may be used, and `software`.
 
-    In a process of its own, since it takes 256 MiB. Raises InputError if there is no working compiler.
+    All are rates, a second. In a process of its own, since it takes 256 MiB, and since NumPy's BLAS is to have one
+    thread. Raises InputError if there is no working compiler.
     """
-    done = subprocess.run([sys.executable, "-m", "bench.peak"], capture_output=True, text=True, cwd=ROOT)
+    environment = os.environ | {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "BLIS")}
+    command = [sys.executable, "-m", "bench.peak"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:
         raise InputError(done.stderr.strip().split("\n")[-1])
     return json.loads(done.stdout)
@@ -68,7 +79,65 @@ def best_rate(work: Work, cores: int, clock: Callable[[], float] = time.perf_cou
     return best
 
 
+def software(directory: str) -> dict[str, Work]:
+    """Return the work whose rates are Python's and its libraries', on one core. directory: for a file of weights.
+
+    blas: FLOP of a square product. calls: of a NumPy function on one number. tensors: small ones read from a file.
+    copied: bytes of a large one. turns: multiply-adds of version 1's innermost loop, whose numbers lie in the order of
+    their use; scattered: the same with the objects in any order, as memory that was freed and taken again has them.
+    """
+    square = np.ones((SQUARE, SQUARE), dtype=np.float32)
+    small, product = np.zeros(1, dtype=np.float32), np.empty_like(square)
+    save_file({str(number): small for number in range(TENSORS)} | {"large": square}, f"{directory}/tensors")
+    file = safe_open(f"{directory}/tensors", framework="numpy")
+    floats = [float(number) for number in range(OBJECTS)]
+    window, ordered = floats[:WINDOW], kernels_of(floats)
+    random.Random(0).shuffle(floats)
+    shuffled = kernels_of(floats)
+
+    def blas(part: int, parts: int) -> float:
+        np.matmul(square, square, out=product)
+        return 2.0 * SQUARE**3
+
+    def calls(part: int, parts: int) -> float:
+        for _ in range(1000):
+            np.add(small, small, out=small)
+        return 1000
+
+    def tensors(part: int, parts: int) -> float:
+        for number in range(TENSORS):
+            file.get_tensor(str(number))
+        return TENSORS
+
+    def copied(part: int, parts: int) -> float:
+        return float(file.get_tensor("large").nbytes)
+
+    return {
+        "blas": blas,
+        "calls": calls,
+        "tensors": tensors,
+        "copied": copied,
+        "turns": lambda part, parts: inner_loop(window, ordered),
+        "scattered": lambda part, parts: inner_loop(window, shuffled),
+    }
+
+
+def kernels_of(floats: list[float]) -> list[list[float]]:
+    return [floats[start : start + WINDOW] for start in range(0, OBJECTS, WINDOW)]
+
+
+def inner_loop(window: list[float], kernels: list[list[float]]) -> float:
+    """Version 1's loops over output channels and over the numbers of a window. Returns the turns done."""
+    for kernel in kernels:
+        total = 0.0
+        for value, factor in zip(window, kernel):
+            total += value * factor
+    return float(len(kernels) * len(window))
+
+
 if __name__ == "__main__":
     counts = {"_1": 1, "": available_cores()}
     rates = {what + suffix: best_rate(work, n) for what, work in kernels().items() for suffix, n in counts.items()}
+    with tempfile.TemporaryDirectory() as directory:
+        rates |= {what: best_rate(work, 1) for what, work in software(directory).items()}
     print(json.dumps(rates))

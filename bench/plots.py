@@ -7,23 +7,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.counts import work
 from bench.experiments import plural, race_group
 from bench.profile import PRODUCTS
 from bench.results import group
-from bench.tables import ceiling, digits, floor, race_counts, ratio, step_rows
+from bench.tables import ceiling, digits, floor, isa, milliseconds, race_counts, ratio, step_rows
 from common import architecture
 from common.plot_style import ENGINE, FAINT, INK, PLAIN, STYLE, VERSION_COLOURS, WIDTH, save
+from common.versions import VERSIONS
 
 
 def draw_all(results: dict, directory: Path) -> list[Path]:
     """Draw whatever the results file has the data for. Return the paths."""
     drawn = []
     measured = " ".join(benchmark["group"] for benchmark in results["benchmarks"])
-    for draw, needed in {steps: "race", race: "race", roofline: "race", layers: "profile", scaling: "scaling"}.items():
+    pictures = {"steps": "race", "race": "race", "roofline": "race", "roofline_numpy": "race", "layers": "profile"}
+    for name, needed in (pictures | {"scaling": "scaling"}).items():
         if needed in measured:
             with plt.rc_context(STYLE | {"figure.constrained_layout.use": True}):
-                drawn.append(directory / f"{draw.__name__}.svg")
-                save(draw(results), drawn[-1])
+                drawn.append(directory / f"{name}.svg")
+                save(globals()[name](results), drawn[-1])
     return drawn
 
 
@@ -51,8 +54,8 @@ def steps(results: dict) -> Figure:
     rows = list(step_rows(results).values())
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     times = [row["median"] * 1e3 for row in rows]
-    factors = [f", {digits(row['previous'])}×" if row["previous"] else "" for row in rows]
-    bars(axes, rows, times, [f"{digits(ms)} ms{gain}" for ms, gain in zip(times, factors)])
+    factors = [f", {row['times_previous']}" if row["previous"] else "" for row in rows]
+    bars(axes, rows, times, [f"{milliseconds(row)} ms{gain}" for row, gain in zip(rows, factors)])
     axes.set(xscale="log", xlim=(min(times) / 4, max(times) * 8))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("one picture, ms (log scale), and times as fast as the step before")
@@ -76,24 +79,34 @@ def race(results: dict) -> Figure:
 
 
 def roofline(results: dict) -> Figure:
-    """GFLOP/s against FLOPs per byte of weights: each version a point, v5's layers small ones, under both roofs."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
-    x = np.geomspace(0.3, 1e5, 300)
+    """GFLOP/s against FLOP a byte: every version where its own operations and bytes put it, under both roofs."""
+    return under_roofs(results, step_rows(results))
+
+
+def roofline_numpy(results: dict) -> Figure:
+    """The same of the versions before article 16, which predicts the others."""
+    rows = step_rows(results)
+    return under_roofs(results, {name: rows[name] for name in VERSIONS[:4] if name in rows})
+
+
+def under_roofs(results: dict, rows: dict[str, dict]) -> Figure:
+    figure, axes = plt.subplots(figsize=(WIDTH, 5))
+    x = np.geomspace(0.008, 400, 300)
     for count in sorted({1, results["machine_info"]["cores"]}):
         roof = np.minimum(ceiling(results, "flops", count), x * ceiling(results, "bandwidth", count)) / 1e9
         axes.plot(x, roof, color=FAINT, linestyle="-" if count == 1 else "--")
-        label(axes, f"{plural(count, 'core')}: {digits(roof[-1])} GFLOP/s", x[-1], roof[-1], -1, 8, bbox=None)
-    described = architecture.layers(results["settings"]["image_size"])
-    for profile in (row for row in group(results, "profile") if row["name"] == "v5_codegen"):
-        for layer in described:
-            rate = layer.flops / sum(profile["parts"][layer.name].values()) / 1e9
-            axes.plot(layer.flops / layer.bytes, rate, ".", color=colour("v5_codegen"), alpha=0.5)
-    intensity = sum(layer.flops for layer in described) / sum(layer.bytes for layer in described)
-    for place, (name, row) in enumerate(step_rows(results).items()):
-        axes.plot(intensity, row["gflops"], "D", color=colour(name), markersize=8, markeredgecolor="white")
-        label(axes, name, intensity, row["gflops"], 9 if place % 2 else -9)  # neighbours' names on either side
-    axes.set(xscale="log", yscale="log", ylabel="effective GFLOP/s")
-    axes.set_xlabel("floating-point operations per byte of weights; dots: the layers of v5_codegen")
+        label(axes, f"{plural(count, 'core')}: {digits(roof[-1])} GFLOP/s", x[0], roof[-1], 1, 8, bbox=None)
+    points = []
+    for name, row in rows.items():
+        done = work(name, row["image_size"], isa(results))
+        points.append((done.flops / done.bytes, done.flops / row["median"] / 1e9, name))
+    for intensity, rate, name in points:
+        axes.plot(intensity, rate, "D", color=colour(name), markersize=8, markeredgecolor="white")
+        short = name.split("_")[0]
+        right, up = {"v2": (-8, 0), "v3": (-2, 12), "v4": (2, -12), "v7": (-8, 0)}.get(short, (8, 0))
+        label(axes, short, intensity, rate, right, up, bbox=None)
+    axes.set(xscale="log", yscale="log", ylabel="GFLOP/s that it does", xlim=(x[0], x[-1]), ylim=(0.01, 600))
+    axes.set_xlabel("floating-point operations for each byte that its operations read or write")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")
     axes.grid()

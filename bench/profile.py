@@ -1,7 +1,7 @@
 """Where a version's time goes, layer by layer. This runs in the version's own process.
 
-v1 to v4 are timed from outside: the operators that their network calls are replaced, before it is built, by ones
-that note their time. From v5 on the network offers its compiled steps one by one.
+v1 to v4 are timed from outside: the operators that their network calls, and reading a tensor from the file, are
+replaced, before it is built, by ones that note their time. From v5 on the network offers its compiled steps one by one.
 """
 
 import time
@@ -17,17 +17,32 @@ from common.architecture import layers
 
 OPERATORS = ("conv2d", "batch_norm", "relu", "add", "max_pool", "average_pool", "fully_connected")
 OWN_LAYER = {"max_pool": "maxpool", "average_pool": "avgpool", "fully_connected": "fc"}
+READ = "read"  # a tensor, from the file
 PRODUCTS = ("conv2d", "fully_connected", "layer")  # a layer's own sum of products; "layer" holds all that v5 fused
 
 
 class Trace:
-    """Times the operators that a `resnet50` module imported. `calls`: (operator, seconds) in order."""
+    """Times the operators that a `resnet50` module imported. `calls`: (operator, seconds) in order.
+
+    `reads`: (tensor, seconds), of the versions that read weights during inference.
+    """
 
     def __init__(self, module: ModuleType, clock: Callable[[], float] = time.perf_counter):
-        self.calls, self.clock = [], clock
+        self.calls, self.reads, self.clock = [], [], clock
         for name in OPERATORS:
             if callable(operator := getattr(module, name, None)):
                 setattr(module, name, self.timed(name, operator))
+        if weights := getattr(module, "WeightFile", None):
+            weights.__getitem__ = self.timed_read(weights.__getitem__)
+
+    def timed_read(self, read: Callable) -> Callable:
+        def wrapper(weights, name):
+            start = self.clock()
+            tensor = read(weights, name)
+            self.reads.append((name, self.clock() - start))
+            return tensor
+
+        return wrapper
 
     def timed(self, name: str, operator: Callable) -> Callable:
         def wrapper(*args, **kwargs):
@@ -43,34 +58,60 @@ class Trace:
 
         The n-th convolution is the network's n-th; what follows it, up to the next, belongs to its layer.
         """
-        convolutions = iter(layers(image_size))
-        found, layer = defaultdict(float), None
+        described = layers(image_size)
+        convolutions, found, layer = iter(described), defaultdict(float), None
         for operator, seconds in self.calls:
             if operator == "conv2d":
                 layer = next(convolutions).name
             found[OWN_LAYER.get(operator, layer), operator] += seconds
+        owners = {tensor: layer.name for layer in described for tensor in layer.tensors}
+        for tensor, seconds in self.reads:
+            found[owners[tensor], READ] += seconds
         self.calls.clear()
+        self.reads.clear()
         return found
 
 
-def layer_times(model, trace: Trace | None, image: NDArray[np.float32], rounds: int) -> tuple[list[float], dict]:
-    """Run `rounds` pictures. Return the seconds of each picture, and {layer: {operator: median seconds}}.
+def one_picture(model, trace: Trace | None, image: NDArray[np.float32]) -> tuple[float, dict[tuple[str, str], float]]:
+    """Run a picture. Return its seconds, and those of its parts, {(layer, operator): seconds}.
 
     A picture takes longer than its parts together: the rest passes between the operators.
     """
-    totals, found = [], defaultdict(list)
-    for _ in range(rounds + 1):
-        if trace:
-            trace.calls.clear()
-        start = time.perf_counter()
-        model.forward(image)
-        totals.append(time.perf_counter() - start)
-        for part, seconds in (trace.take_parts(image.shape[0]) if trace else step_times(model)).items():
-            found[part].append(seconds)
+    if trace:
+        trace.calls.clear()
+        trace.reads.clear()
+    start = time.perf_counter()
+    model.forward(image)
+    total = time.perf_counter() - start
+    return total, trace.take_parts(image.shape[0]) if trace else step_times(model)
+
+
+def medians(rounds: list[dict[tuple[str, str], float]]) -> dict[str, dict[str, float]]:
+    """Turn the parts of many pictures into {layer: {operator: median seconds}}."""
     parts = defaultdict(dict)
-    for (layer, operator), seconds in found.items():
-        parts[layer][operator] = median(seconds[1:])  # the first picture warms up
-    return totals[1:], dict(parts)
+    for layer, operator in rounds[0]:
+        parts[layer][operator] = median(found[layer, operator] for found in rounds)
+    return dict(parts)
+
+
+class Products:
+    """The matrix products of a picture, and nothing else: what version 2's way to convolve leaves to BLAS."""
+
+    def __init__(self, image_size: int):
+        self.matrices = []
+        for layer in layers(image_size):
+            height, width, out_channels = layer.out_shape
+            window = layer.weights // out_channels
+            self.matrices.append(
+                [np.ones(shape, np.float32) for shape in ((height * width, window), (out_channels, window))]
+            )
+
+    def seconds(self) -> float:
+        """Compute all in the network's order, so that the matrices come from memory as they do there."""
+        start = time.perf_counter()
+        for columns, weight in self.matrices:
+            columns @ weight.T
+        return time.perf_counter() - start
 
 
 def step_times(model) -> dict[tuple[str, str], float]:

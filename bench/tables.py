@@ -7,14 +7,17 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import floor as floor_of
+from math import log10
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import NamedTuple
 
 from tabulate import tabulate
 
+from bench.counts import work
 from bench.experiments import plural, race_group
-from bench.profile import OPERATORS, PRODUCTS
+from bench.profile import OPERATORS, PRODUCTS, READ
 from bench.race import CALLS
 from bench.results import ResultsError, group, of_all_machines
 from common.architecture import Layer, layers
@@ -22,6 +25,7 @@ from common.versions import STEPS, VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "–"
+TOLERATED = 0.2  # of a predicted term
 BEFORE = {step.version: step.after for step in STEPS}  # both v7 and v8 go on from v6
 
 
@@ -48,17 +52,58 @@ def digits(value: float | None, unit: float = 1, after: str = "") -> str:
     return (f"{rounded:,.0f}" if whole else f"{rounded:#.3g}") + after
 
 
+def known(value: float, spread: float) -> tuple[str, str]:
+    """Both, rounded to the spread's first digit, or to its second if the first is 1."""
+    if not spread:
+        return digits(value), "0"
+    spread = float(f"{spread:.2g}")  # 0.996 is 1.0, which begins with 1
+    place = floor_of(log10(spread))
+    places = -place + (spread / 10**place < 2)
+    return tuple(f"{round(number, places):,.{max(places, 0)}f}" for number in (value, spread))
+
+
+def two_digits(value: float) -> str:
+    """Of what was measured once."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
 def milliseconds(row: dict) -> str:
     """The median and half the distance between the quartiles."""
-    spread = float(f"{row['iqr'] / 2e-3:.1g}")
-    return digits(row["median"], 1e-3) + (f" ± {spread:,g}" if row["rounds"] > 1 else " (one run)")
+    if row["rounds"] == 1:
+        return two_digits(1e3 * row["median"]) + " (one run)"
+    return " ± ".join(known(1e3 * row["median"], row["iqr"] / 2e-3))
+
+
+def derived(value: float | None, row: dict, after: str = "") -> str:
+    """What was computed from a row's time, with as many digits as that is known to."""
+    if value is None:
+        return MISSING
+    if row["rounds"] == 1:
+        return two_digits(value) + after
+    return known(value, value * row["iqr"] / 2 / row["median"])[0] + after
 
 
 def ratio(one: dict, other: dict) -> float:
     """How many times as long `one` takes as `other`: the median of the rounds' own ratios."""
-    if 1 in (one["rounds"], other["rounds"]):  # version 1, which does not take turns
-        return one["median"] / other["median"]
-    return median(a / b for a, b in zip(one["data"], other["data"]))
+    return median(ratios(one, other))
+
+
+def ratios(one: dict, other: dict) -> list[float]:
+    """Each round's own; a single one if there was but one round, as of version 1, which does not take turns."""
+    if 1 in (one["rounds"], other["rounds"]):
+        return [one["median"] / other["median"]]
+    return [a / b for a, b in zip(one["data"], other["data"])]
+
+
+def times(one: dict | None, other: dict, after: str = "×") -> str:
+    """The ratio as text, with half the distance between the quartiles of the rounds' own."""
+    if one is None:
+        return MISSING
+    if len(found := ratios(one, other)) == 1:
+        return ("1" if found == [1.0] else f"≈ {two_digits(found[0])}") + after
+    low, _, high = quantiles(found, n=4, method="inclusive")
+    middle, spread = known(median(found), (high - low) / 2)
+    return f"{middle}{after}" + f" ± {spread}" * (spread != "0")
 
 
 def ceiling(results: dict, what: str, threads: int) -> float:
@@ -85,18 +130,19 @@ def step_rows(results: dict) -> dict[str, dict]:
                 "of_peak": row["gflops"] * 1e9 / ceiling(results, "flops", row["threads"]),
                 "images": 1 / alone[name]["median"] if name in alone else None,
                 "previous": ratio(raced[before], row) if before in raced else None,
-                "first": ratio(raced[VERSIONS[0]], row) if VERSIONS[0] in raced else None,
+                "times_previous": times(raced.get(before), row),
+                "times_first": times(raced.get(VERSIONS[0]), row),
             }
     return rows
 
 
 STEP_CELLS: dict[str, Callable[[dict], str]] = {
     "one picture, ms": lambda row: milliseconds(row),
-    "× previous": lambda row: digits(row["previous"], after="×"),
-    "× v1": lambda row: digits(row["first"], after="×"),
-    "effective GFLOP/s": lambda row: digits(row["gflops"]),
-    "of peak": lambda row: digits(row["of_peak"], 0.01, " %"),
-    "images/s": lambda row: digits(row["images"]),
+    "× previous": lambda row: row["times_previous"],
+    "× v1": lambda row: row["times_first"],
+    "effective GFLOP/s": lambda row: derived(row["gflops"], row),
+    "of peak": lambda row: derived(100 * row["of_peak"], row, " %" + " (effective)" * (row["of_peak"] > 1)),
+    "images/s": lambda row: derived(row["images"], row),
     "arrays": lambda row: digits(row.get("arrays")),
     "allocated, MiB": lambda row: digits(row.get("array_bytes"), 2**20),
     "page faults": lambda row: digits(row.get("faults")),
@@ -112,9 +158,11 @@ def all_steps(results: dict) -> Table:
     rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in step_rows(results).items()]
     published = ", ".join(f"{step['ms']:,}" for step in PUBLISHED["steps"].values())
     notes = [
-        "Medians ± half the distance between the quartiles, versions taking turns; `v1_loops` ran once. Effective: of "
-        "the direct convolution's operations; Winograd's needs fewer. Images/s: a process a core, one thread each.",
-        f"{PUBLISHED['label']}: {published} ms for its six steps; {PUBLISHED['note']}.",
+        "Medians ± half the distance between the quartiles, of times and of the rounds' own ratios; all versions but "
+        "`v1_loops`, which ran once, took turns. Effective: each picture counts as the float32 operations of direct "
+        "convolution. Version 7 does fewer, version 8 computes with bytes, so both may pass float32's peak. Images/s: "
+        "a process a core, one thread each. Error: the largest of a logit.",
+        f"The six steps of {PUBLISHED['label']}, which inspired this project: {published} ms ({PUBLISHED['note']}).",
     ]
     return Table(["step", *cells], rows, failures(results, "race") + notes)
 
@@ -147,7 +195,7 @@ def race(results: dict) -> Table:
             order = sorted(timed, key=lambda row: row["median"])
             for row in timed:
                 tail = [row[key] if row.get("calls", 0) >= CALLS else None for key in ("p95", "p99")]
-                cells = [milliseconds(row), *(digits(seconds, 1e-3) for seconds in tail), digits(ratio(row, order[0]))]
+                cells = [milliseconds(row), *(digits(seconds, 1e-3) for seconds in tail), times(row, order[0], "")]
                 cells += [digits(row["peak_memory"], 2**20), f"{row['max_abs_error']:.0e}"]
                 cells.append(percent(named[row["name"]]["accuracy"]) if row["name"] in named else MISSING)
                 rows.append([f"`{row['name']}`", precision, str(count), *cells])
@@ -208,11 +256,11 @@ def machines(_: dict) -> Table:
         for count in race_counts(results):
             row = [machine, str(count)]
             for ours, engine in pairs(results, count):
-                times = [digits(row["median"], 1e-3) for row in (ours, engine)] if ours and engine else []
-                row += [*times, engine["name"], f"{ratio(engine, ours):.2f}"] if times else [MISSING] * 4
+                both = [derived(1e3 * one["median"], one) for one in (ours, engine)] if ours and engine else []
+                row += [*both, engine["name"], times(engine, ours, "")] if both else [MISSING] * 4
             rows.append(row)
-    headings = ["processor", "threads", "v7, ms", "engine, ms", "fastest in float32", "v7 leads by"]
-    return Table([*headings, "v8, ms", "engine, ms", "fastest in int8", "v8 leads by"], rows)
+    headings = ["processor", "threads", "v7, ms", "engine, ms", "fastest in float32", "engine ÷ v7"]
+    return Table([*headings, "v8, ms", "engine, ms", "fastest in int8", "engine ÷ v8"], rows)
 
 
 def pairs(results: dict, threads: int) -> list[tuple[dict | None, dict | None]]:
@@ -256,26 +304,150 @@ def threads(results: dict) -> Table:
     rows, alone = [], {}
     for row in group(results, "scaling, threads"):
         count, speedup = row["threads"], ratio(alone.setdefault(row["version"], row), row)
-        share = MISSING if count == 1 else f"{100 * (count / speedup - 1) / (count - 1):.1f} %"
-        rows.append([f"`{row['version']}`", str(count), milliseconds(row), digits(speedup, after="×"), share])
+        share = MISSING if count == 1 else f"{100 * (count / speedup - 1) / (count - 1):.0f} %"
+        one = "1×" if count == 1 else times(alone[row["version"]], row)
+        rows.append([f"`{row['version']}`", str(count), milliseconds(row), one, share])
     return Table(["", "threads", "one picture, ms", "speed-up", "serial share"], rows)
 
 
 def winograd(results: dict) -> Table:
-    """The 3x3 convolutions with stride 1 in versions 6 and 7."""
-    profiles = {row["name"]: row["parts"] for row in group(results, "profile")}
+    """The 3x3 convolutions that version 7 computes with Winograd's tiles, in versions 6 and 7, which took turns."""
+    profiles = {row["name"]: row for row in group(results, "profile")}
     if not set(VERSIONS[5:7]) <= profiles.keys():
         return Table(notes=["Not measured: a profile of versions 6 and 7."])
-    found = [layer for layer in layers(results["settings"]["image_size"]) if (layer.kernel, layer.stride) == (3, 1)]
-    rows = []
+    before, after = (profiles[version] for version in VERSIONS[5:7])
+    found = [layer for layer in layers(results["settings"]["image_size"]) if "transform" in after["parts"][layer.name]]
+    rows, saved = [], []
     for shape in dict.fromkeys(layer.in_shape for layer in found):
         names = [layer.name for layer in found if layer.in_shape == shape]
-        before, after = ([profiles[version][name] for name in names] for version in VERSIONS[5:7])
-        old, new = (sum(sum(part.values()) for part in parts) / len(names) for parts in (before, after))
-        transform = sum(part.get("transform", 0.0) for part in after) / len(names)
-        cells = [digits(old, 1e-3), digits(new, 1e-3), digits(transform or None, 1e-3), f"{new / old:.2f}"]
+        old, new = (sum(sum(row["parts"][name].values()) for name in names) / len(names) for row in (before, after))
+        transform = sum(after["parts"][name]["transform"] for name in names) / len(names)
+        cells = [digits(old, 1e-3), digits(new, 1e-3), digits(transform, 1e-3), MISSING]
+        if "turns" in before and "turns" in after:
+            rounds = [[sum(turn) for turn in zip(*(row["turns"][name] for name in names))] for row in (after, before)]
+            saved.append([b - a for a, b in zip(*rounds)])
+            cells[-1] = times(*({"rounds": len(data), "data": data, "median": median(data)} for data in rounds), "")
         rows.append([f"{len(names)} of {'×'.join(map(str, shape))}", *cells])
-    return Table(["layers", "v6, ms", "v7, ms", "of it the input's transform, ms", "ratio"], rows)
+    notes = []
+    raced = step_rows(results)
+    if saved and set(VERSIONS[5:7]) <= raced.keys():
+        layers_saved = 1e3 * median(map(sum, zip(*saved)))
+        old, new = (raced[version]["data"] for version in VERSIONS[5:7])
+        race_saved = 1e3 * median(a - b for a, b in zip(old, new))
+        notes = [f"Together they save {layers_saved:.0f} ms of a picture; in the race it was {race_saved:.0f} ms."]
+    return Table(["layers", "v6, ms", "v7, ms", "of it the input's transform, ms", "v7 ÷ v6"], rows, notes)
+
+
+def isa(results: dict) -> str:
+    """The versions' name for the widest vectors of the machine."""
+    sets = results["machine_info"]["instruction_sets"]
+    names = {"avx512f": "avx512", "avx2": "avx2", "asimd": "neon"}
+    return next((name for key, name in names.items() if key in sets), "generic128")
+
+
+def predicted_terms(results: dict, version: str) -> dict[str, float | None]:
+    """{term: seconds} by article 16's model, from the machine's constants and the counts; None: not measured here."""
+    peak = results["peak"]
+    counted = work(version, results["settings"]["image_size"], isa(results))
+    flops = sum(layer.flops for layer in layers(results["settings"]["image_size"]))
+
+    def at(amount: float, rate: str) -> float | None:
+        return amount / peak[rate] if amount and rate in peak else (None if amount else 0.0)
+
+    read = [at(counted.tensors, "tensors"), at(counted.read, "copied")]
+    files = None if None in read else sum(read)
+    if version == VERSIONS[0]:
+        return {"interpreter": at(flops / 2, "turns")}
+    terms = {"products": at(flops, "blas"), "passes": at(counted.passes, "bandwidth_1")}
+    terms |= {"files": files} if counted.read else {}
+    return terms | {"interpreter": at(counted.operators, "calls")}
+
+
+def measured_terms(results: dict, version: str) -> dict[str, float]:
+    """The same terms, from the version's profile. Products: alone, in turns with the pictures; passes: the rest of the
+    operators; interpreter: what passes between them, and all of version 1."""
+    for row in group(results, "profile"):
+        if row["name"] == version and "products" in row:
+            parts = row["parts"].values()
+            read = sum(part.get(READ, 0.0) for part in parts)
+            called = sum(sum(part.values()) for part in parts) - read
+            terms = {"products": row["products"], "passes": called - row["products"], "files": read}
+            return terms | {"interpreter": row["median"] - called - read, "sum": row["median"]}
+    row = step_rows(results).get(version)
+    return dict.fromkeys(("interpreter", "sum") if version == VERSIONS[0] else ("sum",), row["median"]) if row else {}
+
+
+def predicted(results: dict) -> Table:
+    """Article 16's prediction against the profile, term by term, for the versions before it."""
+    rows, peak = [], results["peak"]
+    for version in VERSIONS[:4]:
+        terms, measured = predicted_terms(results, version), measured_terms(results, version)
+        if len(terms) > 1:
+            terms["sum"] = None if None in terms.values() else sum(terms.values())
+        for term, seconds in terms.items():
+            found = measured.get(term)
+            cells = [two_digits(1e3 * seconds) if seconds is not None else MISSING]
+            cells += [two_digits(1e3 * found) if found else MISSING]
+            missed = found / seconds - 1 if found and seconds else None
+            large = missed is not None and abs(missed) > TOLERATED
+            cells += [MISSING if missed is None else f"{'**' * large}{missed:+.0%}{'**' * large}".replace("%", " %")]
+            rows.append([f"`{version}`" if term == next(iter(terms)) else "", term, *cells])
+    flops = sum(layer.flops for layer in layers(results["settings"]["image_size"]))
+    cores = results["machine_info"]["cores"]
+    ahead = [two_digits(1e3 * flops / ceiling(results, "flops", count)) for count in (1, cores)]
+    weights = two_digits(1e3 * sum(layer.bytes for layer in layers()) / peak["bandwidth_1"])
+    notes = [f"Bold: more than {TOLERATED:.0%} off.".replace("%", " %")]
+    notes += [f"For the steps to come: all products at the peak take {ahead[0]} ms on one core and {ahead[1]} ms on "
+              f"{cores}; the weights arrive in {weights} ms, during that time or after it."]  # fmt: skip
+    return Table(["version", "term", "predicted, ms", "measured, ms", "missed by"], rows, notes)
+
+
+def constants(results: dict) -> Table:
+    """What the prediction is made of, each the best of several measurements."""
+    shown = {
+        "multiply-adds at the peak, one core": ("flops_1", 1e9, "GFLOP/s"),
+        "BLAS, a square product of 1024": ("blas", 1e9, "GFLOP/s"),
+        "reading memory, one core": ("bandwidth_1", 1e9, "GB/s"),
+        "copying a tensor out of the file": ("copied", 1e9, "GB/s"),
+    }
+    costs = {
+        "reading a small tensor": ("tensors", "µs", 1e6),
+        "a call of NumPy": ("calls", "µs", 1e6),
+        "a turn of version 1's innermost loop": ("turns", "ns", 1e9),
+        "the same, its numbers scattered over memory": ("scattered", "ns", 1e9),
+    }
+    peak = results["peak"]
+    rows = [[name, digits(peak.get(key), unit), text] for name, (key, unit, text) in shown.items()]
+    rows += [
+        [name, digits(unit / peak[key]) if key in peak else MISSING, text] for name, (key, text, unit) in costs.items()
+    ]
+    return Table(["constant", "measured", ""], rows, environment(results).notes)
+
+
+def amounts(results: dict) -> Table:
+    """What each version does and moves, and where that puts it under the roof of the cores that it uses."""
+    rows = []
+    for name, row in step_rows(results).items():
+        done = work(name, row["image_size"], isa(results))
+        intensity, rate = done.flops / done.bytes, done.flops / row["median"]
+        flops, bandwidth = (ceiling(results, what, row["threads"]) for what in ("flops", "bandwidth"))
+        roof = None if name == VERSIONS[7] else min(flops, intensity * bandwidth) / 1e9  # bytes have another
+        cells = [digits(done.flops, 1e9), digits(done.bytes, 1e6), two_digits(intensity)]
+        rows.append([f"`{name}`", *cells, derived(rate / 1e9, row), two_digits(roof) if roof else MISSING])
+    headings = ["version", "GFLOP", "MB moved", "FLOP a byte", "GFLOP/s", "roof there, GFLOP/s"]
+    return Table(headings, rows)
+
+
+def batches(results: dict) -> Table:
+    """Pictures a second when several are computed together."""
+    points: dict[str, dict[int, str]] = {}
+    for row in group(results, "batches"):
+        points.setdefault(row["version"], {})[row["batch"]] = derived(1 / row["median"], row)
+    if not points:
+        return Table(notes=["Not measured: `python -m bench batches`."])
+    columns = sorted({batch for own in points.values() for batch in own})
+    rows = [[f"`{name}`", *(own.get(batch, MISSING) for batch in columns)] for name, own in points.items()]
+    return Table(["images/s, batch of", *map(str, columns)], rows, failures(results, "batches"))
 
 
 def floor(layer: Layer, results: dict, threads: int) -> tuple[float, str]:
@@ -334,6 +506,10 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "ceilings": ceilings,
     "threads": threads,
     "winograd": winograd,
+    "predicted": predicted,
+    "constants": constants,
+    "amounts": amounts,
+    "batches": batches,
     "throughput": throughput,
 } | {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
 

@@ -106,6 +106,18 @@ def test_trace_gives_each_operator_to_the_convolution_before_it():
     assert trace.take_parts(32) == {}
 
 
+def test_trace_gives_each_tensor_that_is_read_to_its_layer():
+    class WeightFile(dict):
+        pass
+
+    clock = iter([0, 5, 5, 7, 7, 8]).__next__
+    trace = profile.Trace(SimpleNamespace(WeightFile=WeightFile), clock)
+    weights = WeightFile({"conv1.weight": 1, "bn1.bias": 2, "layer1.0.downsample.1.weight": 3})
+    assert [weights[name] for name in weights] == [1, 2, 3]
+    assert trace.take_parts(32) == {("conv1", "read"): 7, ("layer1.0.downsample.0", "read"): 1}
+    assert trace.take_parts(32) == {}
+
+
 def test_profile_finds_every_layer_of_a_version(small_weights_file):
     benchmarks = experiments.profiles(make_inputs(64, small_weights_file), min(2, available_cores()), rounds=2)
     assert [b["name"] for b in benchmarks] == list(VERSIONS[1:])
@@ -115,6 +127,12 @@ def test_profile_finds_every_layer_of_a_version(small_weights_file):
         assert benchmark["stats"]["rounds"] == 2 and {layer.name for layer in layers(64)} <= set(parts)
         assert all(seconds >= 0 for part in parts.values() for seconds in part.values())
         assert any("transform" in part for part in parts.values()) == (benchmark["name"] == "v7_winograd")
+        assert (
+            all("read" in part for part in parts.values() if "conv2d" in part) or benchmark["name"] != "v2_vectorized"
+        )
+        assert ("products" in benchmark["extra_info"]) == (benchmark["name"] in experiments.NUMPY)
+    turns = [b["extra_info"]["turns"] for b in benchmarks if "turns" in b["extra_info"]]
+    assert len(turns) == 2 and all(len(own) == 13 and {len(t) for t in own.values()} == {2} for own in turns)
 
 
 def bench(*arguments):

@@ -1,0 +1,110 @@
+"""Several pictures at once: what an engine gains when it computes them together. `python -m bench batches`
+
+In a process of its own, started by `measured_batches`: the graph with a free number of pictures, as PyTorch exports it,
+in ONNX Runtime and OpenVINO; batches of 1, 2, ... pictures take turns. Our versions compute one picture at a time: for
+them a batch is shared out to processes, one picture a core, which is the experiment `throughput`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from bench import peers
+from bench.check import WrongOutput, check_output
+from bench.inputs import Inputs
+from bench.race import say
+from bench.results import entry, extra_info
+from common.versions import ROOT
+
+SIZES = (1, 2, 4, 8, 16, 32)
+ENGINES = ("onnxruntime", "openvino")
+ROUNDS = 3
+
+
+def measured_batches(inputs: Inputs, threads: int, sizes: tuple[int, ...] = SIZES) -> list[dict]:
+    """Return an entry for each engine and batch: seconds a picture, of every round."""
+    entries = []
+    for name in [name for name in ENGINES if name in peers.installed()]:
+        say(f"batches: {name}")
+        with tempfile.TemporaryDirectory() as directory:
+            np.savez(f"{directory}/inputs.npz", image=inputs.image)
+            arguments = [name, inputs.weights, directory, threads, *sizes]
+            command = [sys.executable, "-m", "bench.batches", *map(str, arguments)]
+            environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+            if done.returncode:
+                reason = (done.stderr.strip().split("\n") or ["no output"])[-1]
+                entries.append({"group": "batches", "name": name, "reason": reason})
+                continue
+            logits = np.load(f"{directory}/logits.npz")
+        for size, rounds in json.loads(done.stdout.strip().split("\n")[-1]).items():
+            facts = {"threads": threads, "batch": int(size)}
+            try:
+                facts["max_abs_error"] = max(check_output(name, one, inputs) for one in logits[size])
+            except WrongOutput as reason:
+                entries.append({"group": "batches", "name": f"{name}, {size}", "reason": str(reason)})
+                continue
+            extra = extra_info(name, inputs, rounds, **facts)
+            entries.append(entry(f"{name}, batch of {size}", "batches", rounds, extra))
+    return entries
+
+
+def main(name: str, weights: str, directory: str, threads: str, *sizes: str) -> None:
+    with np.load(f"{directory}/inputs.npz") as stored:
+        picture = peers.channels_first(stored["image"])
+    graph = export(Path(weights), picture.shape[2], directory)
+    runs = {int(size): {"onnxruntime": onnxruntime, "openvino": openvino}[name](graph, int(threads), int(size), picture)
+            for size in sizes}  # fmt: skip
+    logits, rounds = {}, defaultdict(list)
+    for turn in range(ROUNDS + 1):
+        for size, run in runs.items():
+            start = time.perf_counter()
+            logits[str(size)] = run()
+            if turn:  # the first brings memory and caches in order
+                rounds[size].append((time.perf_counter() - start) / size)
+    np.savez(f"{directory}/logits.npz", **logits)
+    print(json.dumps(rounds))
+
+
+def export(weights: Path, size: int, directory: str) -> str:
+    """Write the graph, for any number of pictures."""
+    import torch
+
+    path, example = f"{directory}/batches.onnx", torch.zeros(1, 3, size, size)
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
+    torch.onnx.export(peers._torch_model(weights, 1), (example,), path, dynamo=False, dynamic_axes=axes, **names)
+    return path
+
+
+def onnxruntime(graph: str, threads: int, batch: int, picture):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_free_dimension_override_by_name("batch", batch)
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    pictures = np.repeat(picture, batch, axis=0)
+    return lambda: session.run(None, {"image": pictures})[0]
+
+
+def openvino(graph: str, threads: int, batch: int, picture):
+    import openvino as ov
+
+    model = ov.Core().read_model(graph)
+    model.reshape([batch, *picture.shape[1:]])
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = ov.compile_model(model, "CPU", settings).create_infer_request()
+    pictures = np.repeat(picture, batch, axis=0)
+    return lambda: request.infer([pictures])[0].copy()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
