@@ -113,12 +113,13 @@ def test_a_camera_gives_its_newest_frame():
     assert numbers == sorted(set(numbers)) and numbers[-1] > 5, "the time that passed counts, not the frames seen"
 
 
-def test_a_frame_is_seen_as_its_picture_is(small_weights_file, rng, tmp_path):
+@pytest.mark.parametrize("name", ["v2_vectorized", "v8_int8"])
+def test_a_frame_is_seen_as_its_picture_is(name, small_weights_file, rng, tmp_path):
     frame = rng.integers(0, 256, (60, 100, 3), dtype=np.uint8)
-    recognize = video.Recognizer("v2_vectorized", small_weights_file)
+    recognize = video.Recognizer(name, small_weights_file)
     found = recognize(frame, top=7)
     Image.fromarray(frame[:, 20:80, ::-1]).save(tmp_path / "square.png")
-    version = load_version("v2_vectorized")
+    version = load_version(name)
     image = version.image.load_image(tmp_path / "square.png", recognize.preprocessing)
     exact = version.ops.softmax(version.resnet50.ResNet50(small_weights_file, image_size=32).forward(image))
     assert found == [(f"class {c}", float(exact[c])) for c in np.argsort(-exact)]

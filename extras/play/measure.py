@@ -42,7 +42,7 @@ def label(name: str, directory: Path, *options: str) -> dict:
     """Run video.py on the clip; what it says."""
     files = [directory / "clip.mp4", "--out", directory / "labelled.mp4", "--weights", directory / "w.safetensors"]
     command = [sys.executable, HERE / "video.py", *files, "--version", name, "--json", *options]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def measure(seconds: int, rounds: int = 3) -> dict:

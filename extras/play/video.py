@@ -46,12 +46,13 @@ class Recognizer:
 
     def __init__(self, name: str, weights: Path):
         version = load_version(name)
-        version.image.read_picture = Image.fromarray  # frames in place of files; the preprocessing stays the version's
         try:
             manifest = version.weights.read_manifest(weights)
             self.model = version.resnet50.ResNet50(weights, image_size=manifest["preprocessing"]["crop"])
         except Exception as error:  # no weights, or no compiler: infer.py's message
             raise VideoError(str(error)) from None
+        # From now on frames in place of files; the preprocessing stays the version's.
+        version.image.read_picture = Image.fromarray
         self.version, self.labels, self.preprocessing = version, manifest["labels"], manifest["preprocessing"]
 
     def __call__(self, frame: NDArray[np.uint8], top: int = 3) -> list[tuple[str, float]]:
@@ -69,7 +70,7 @@ class Recognizer:
 def open_source(name: str) -> tuple[cv2.VideoCapture, bool]:
     """Open a clip, or the camera of that number. Return it, and whether it is a camera. Raises VideoError."""
     camera = name.isdecimal() and not Path(name).exists()
-    if not camera and not Path(name).is_file():
+    if not camera and not Path(name).exists():
         raise VideoError(f"{name}: no such file")
     capture = cv2.VideoCapture(int(name) if camera else name)
     if not capture.isOpened():
