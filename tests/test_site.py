@@ -37,6 +37,14 @@ def address(built):
         yield url
 
 
+def test_without_npm_one_line_says_so(tmp_path):
+    command = [sys.executable, "-m", "docs.site", "--out", tmp_path / "html"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert (
+        done.returncode and re.fullmatch("error: the site needs npm.*\n", done.stderr) and not list(tmp_path.iterdir())
+    )
+
+
 def pages(built):
     return sorted(str(path.relative_to(built)) for path in built.rglob("*.html") if "_static" not in path.parts)
 
@@ -58,9 +66,10 @@ class Links(HTMLParser):
             self.loaded.append(attributes.get("src") or attributes.get("href"))
 
 
-def test_no_link_or_anchor_is_broken(built):
+def broken(built):
+    """All links and anchors of all pages that lead nowhere; nothing that a page loads lies elsewhere."""
     parsed = cache(lambda path: Links(path))
-    broken = []
+    found = []
     for page in pages(built):
         links = parsed(built / page)
         for target in links.targets + links.loaded:
@@ -71,8 +80,29 @@ def test_no_link_or_anchor_is_broken(built):
             path = ((built / page).parent / unquote(parts.path)).resolve() if parts.path else built / page
             there = path.is_file() and (path.suffix != ".html" or unquote(parts.fragment) in parsed(path).ids)
             if not there:
-                broken.append(f"{page}: {target}")
-    assert not broken
+                found.append(f"{page}: {target}")
+    return found
+
+
+def test_no_link_or_anchor_is_broken(built):
+    assert not broken(built)
+
+
+@pytest.mark.exhaustive
+def test_a_second_language_stands_beside_the_first(built, tmp_path):
+    translations = tmp_path / "locale" / "de" / "LC_MESSAGES" / "docs"
+    translations.mkdir(parents=True)
+    head = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n'
+    (translations / "10-softmax.po").write_text(head + 'msgid "10. Softmax"\nmsgstr "10. Das Softmax"\n')
+    command = [sys.executable, "-m", "docs.site", "--out", tmp_path / "html", "--locale", tmp_path / "locale"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    english, german = tmp_path / "html", tmp_path / "html" / "de"
+    assert set(pages(german)) == set(pages(built)) and not broken(english)
+    for page, other in ((english, "../de/docs/10-softmax.html"), (german, "../../docs/10-softmax.html")):
+        assert f'href="{other}"' in (page / "docs/10-softmax.html").read_text("utf-8")
+    assert "Das Softmax" in (german / "docs/10-softmax.html").read_text("utf-8")
+    assert "Das Softmax" not in (english / "docs/10-softmax.html").read_text("utf-8")
 
 
 def test_every_article_is_a_page_in_the_order_of_the_map(built):

@@ -6,8 +6,3 @@ SITE = Path(__file__).resolve().parent
 ROOT = SITE.parents[1]
 BUILD = SITE / ".build"  # hidden, so that nothing that reads the repository's files reads it
 NODE = BUILD / "node"
-
-
-def languages() -> list[str]:
-    """English, and each language that has a directory in locale/."""
-    return ["en", *sorted(path.name for path in SITE.glob("locale/*") if path.is_dir())]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sphinx.cmd.build import build_main
 
-from docs.site import BUILD, NODE, ROOT, SITE, languages
+from docs.site import BUILD, NODE, ROOT, SITE
 
 
 def install() -> None:
@@ -32,15 +32,19 @@ def install() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m docs.site", description=__doc__)
     parser.add_argument("--out", type=Path, default=BUILD / "html", help="default: docs/site/.build/html")
-    out = parser.parse_args().out
+    parser.add_argument("--locale", type=Path, default=SITE / "locale", help="a directory for each further language")
+    arguments = parser.parse_args()
     install()
-    for language in languages():
-        place = out if language == "en" else out / language
-        notes = ["-d", str(place / ".doctrees"), "-D", f"language={language}"]
-        if status := build_main(["-q", "-W", "--keep-going", "-c", str(SITE), *notes, str(ROOT), str(place)]):
-            shutil.rmtree(place / ".doctrees")  # or the next build would keep silent on what it need not read again
+    languages = ["en", *sorted(path.name for path in arguments.locale.glob("*") if path.is_dir())]
+    settings = [f"site_languages={','.join(languages)}", f"locale_dirs={arguments.locale.resolve()}"]
+    for language in languages:
+        place = arguments.out if language == "en" else arguments.out / language
+        notes, options = place / ".doctrees", [f"-D{setting}" for setting in [*settings, f"language={language}"]]
+        command = ["-q", "-W", "--keep-going", "-c", SITE, "-d", notes, *options, ROOT, place]
+        if status := build_main([str(part) for part in command]):
+            shutil.rmtree(notes)  # or the next build would keep silent on what it need not read again
             return status
-    print(f"the site: {out}/index.html; read it with `make serve`")
+    print(f"the site: {arguments.out}/index.html; read it with `make serve`")
     return 0
 
 

@@ -34,5 +34,4 @@ html_sidebars = {
         *("sidebar/navigation.html", "sidebar/languages.html", "sidebar/scroll-end.html"),
     ]
 }
-locale_dirs = ["locale"]
 gettext_compact = False  # a file of messages for each article

@@ -31,7 +31,7 @@ def context() -> dict:
 
 def front_page(app: Sphinx, pagename: str, templatename: str, page: dict, doctree) -> None:
     if pagename == "index":
-        page |= context() | {"furo_hide_toc": True}
+        page |= context()
 
 
 def setup(app: Sphinx) -> dict:

@@ -81,7 +81,7 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict, str]]:
             language = LANGUAGES.get(path.suffix, "none")
             body = app.builder.highlighter.highlight_block(path.read_text("utf-8"), language, linenos="inline")
         title = f"<h1><code>{escape(name)}</code></h1>"
-        yield page, {"title": name, "body": title + body, "furo_hide_toc": True, "is_source": True}, "page.html"
+        yield page, {"title": name, "body": title + body, "is_source": True}, "page.html"
 
 
 def setup(app: Sphinx) -> dict:

@@ -1,6 +1,7 @@
 """The page of results: the README's tables and its plots, with values to hover over, for each machine measured."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,13 +97,18 @@ def plots(results: dict) -> dict[str, dict]:
     return found
 
 
+def html(table: tables.Table) -> str:
+    """A table as HTML; the tables are made for the README, and so their links are to Markdown files from the root."""
+    return re.sub(r'(href="[\w./-]+)\.md(?=[#"])', r"\1.html", MARKDOWN.render(table.text("pipe")))
+
+
 def machine(results: dict) -> dict:
     """What the page shows of one results file."""
     info = results["machine_info"]
     numbers = ", ".join(f"{key} {info[key]}" for key in ("family", "model") if info.get(key) is not None)
-    shown = {heading: MARKDOWN.render(make(results).text("pipe")) for heading, make in TABLES.items()}
+    shown = {heading: html(make(results)) for heading, make in TABLES.items()}
     name = f"{info['processor']}{f' ({numbers})' if numbers else ''}, {plural(info['cores'], 'core')}"
-    return {"name": name, "about": MARKDOWN.render(tables.environment(results).text("pipe")), "tables": shown} | {
+    return {"name": name, "about": html(tables.environment(results)), "tables": shown} | {
         "plots": {heading: json.dumps(plot) for heading, plot in plots(results).items()}
     }
 

@@ -1,12 +1,11 @@
 """The order of the pages: that of the map, docs/README.md, whatever articles it links to."""
 
-import re
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 from sphinx.application import Sphinx
 
-from docs.site import ROOT, languages
+from docs.site import ROOT
 
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 MAP = ROOT / "docs" / "README.md"
@@ -65,15 +64,15 @@ def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def add_languages(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """{language: this page's address in it}, for the switch."""
-    here = app.config.language
-    up = re.sub(r"[^/]+", "..", pagename.rpartition("/")[0] + "/x").removesuffix("..")
-    root = up + ("" if here == "en" else "../")
-    pages = {code: f"{root}{'' if code == 'en' else code + '/'}{pagename}.html" for code in languages()}
+    """{language: this page's address in it}, for the switch. English lies at the root, others in a directory each."""
+    languages = app.config.site_languages
+    root = "../" * (pagename.count("/") + (app.config.language != "en"))
+    pages = {code: f"{root}{'' if code == 'en' else code + '/'}{pagename}.html" for code in languages}
     context["languages"] = pages if len(pages) > 1 else {}
 
 
 def setup(app: Sphinx) -> dict:
+    app.add_config_value("site_languages", ["en"], "html")
     app.connect("source-read", add_contents)
     app.connect("html-page-context", add_languages)
     return {"parallel_read_safe": True}

@@ -11,8 +11,9 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from common.versions import NOT_COUNTED, STEPS, VERSIONS, changed_lines, files
-from docs.site import NODE
+from docs.site import NODE, ROOT
 
+LADDER = ROOT / "bench" / "ladder.py"
 BEFORE = {step.version: step.after for step in STEPS}
 # Where what the pages load comes from: npm packages, {directory of _static/vendor: what of the package goes there}.
 VENDOR = {
@@ -49,19 +50,32 @@ def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dic
     return {"diff": text, "files": changed, "count": count, "unchanged": unchanged, "functions": places}
 
 
+def rungs() -> dict[str, dict[str, list[str]]]:
+    """{rung: its one file}: the C files of the ladder, each some lines away from the one before it."""
+    if not LADDER.is_file():
+        return {}
+    from bench.ladder import RUNGS, RUNGS_AT
+
+    sources = dict.fromkeys(rung.source for rung in RUNGS.values() if not rung.beside)
+    found = {name: RUNGS_AT / f"{name}.c" for name in sources}
+    return {name: {"kernel.c": path.read_text("utf-8").splitlines()} for name, path in found.items() if path.is_file()}
+
+
 def beside_its_diff(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> str | None:
-    """A step's article gets the template that has the diff."""
-    context["versions"] = VERSIONS
+    """A step's article gets the template that has the diff; the ladder's article that of its first two rungs."""
     version = pagename.removesuffix("/README")
     if version in BEFORE:
-        context |= {"before": BEFORE[version], "after": version, "furo_hide_toc": True}
+        context |= {"versions": VERSIONS, "before": BEFORE[version], "after": version}
+        return "step.html"
+    if pagename == "docs/ladder" and (names := list(rungs())):
+        context |= {"versions": names, "before": names[0], "after": names[1]}
         return "step.html"
     return None
 
 
 def any_two(app: Sphinx) -> Iterator[tuple[str, dict, str]]:
     first = {"before": STEPS[0].after, "after": STEPS[0].version}
-    yield "compare", first | {"title": "Any two versions", "furo_hide_toc": True}, "compare.html"
+    yield "compare", first | {"title": "Any two versions", "versions": VERSIONS}, "compare.html"
 
 
 def write_files(app: Sphinx, exception: Exception | None) -> None:
@@ -70,10 +84,10 @@ def write_files(app: Sphinx, exception: Exception | None) -> None:
         return
     static = Path(app.outdir) / "_static"
     (static / "diffs").mkdir(exist_ok=True)
-    sources = {version: files(version) for version in VERSIONS}
-    for before, after in combinations(VERSIONS, 2):
-        text = json.dumps(difference(sources[before], sources[after]))
-        (static / "diffs" / f"{before}-{after}.json").write_text(text, encoding="utf-8")
+    for series in ({version: files(version) for version in VERSIONS}, rungs()):
+        for before, after in combinations(series, 2):
+            text = json.dumps(difference(series[before], series[after]))
+            (static / "diffs" / f"{before}-{after}.json").write_text(text, encoding="utf-8")
     for name, (package, patterns) in VENDOR.items():
         root = NODE / "node_modules" / package
         for path in (path for pattern in patterns for path in root.glob(pattern)):

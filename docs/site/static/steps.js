@@ -94,13 +94,20 @@
       const [, version, name] = anchor.pathname.match(/\/source\/([^/]+)\/([^/]+)\.html$/) ?? [];
       return versions.includes(version) && changed.has(name) ? name : undefined;
     };
+    // A rung of the ladder is one file; its diff is from the rung below.
+    const rung = (anchor) => names.indexOf(anchor.pathname.match(/\/rungs\/([^/]+)\.c\.html$/)?.[1]);
     for (const anchor of article.querySelectorAll("a[href]")) {
-      anchor.classList.toggle("moves-the-diff", file(anchor) !== undefined);
+      anchor.classList.toggle("moves-the-diff", file(anchor) !== undefined || rung(anchor) > 0);
       anchor.onclick = (event) => {
-        const name = file(anchor);
-        if (name && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
-          event.preventDefault();
-          show(name, anchor.textContent);
+        if (!anchor.classList.contains("moves-the-diff") || event.ctrlKey || event.metaKey || event.shiftKey) {
+          return;
+        }
+        event.preventDefault();
+        if (rung(anchor) > 0) {
+          [choice.before.value, choice.after.value] = names.slice(rung(anchor) - 1, rung(anchor) + 1);
+          choose();
+        } else {
+          show(file(anchor), anchor.textContent);
         }
       };
     }
