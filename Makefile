@@ -9,7 +9,7 @@ WEIGHTS := weights/resnet50.safetensors
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo play weights verify train evaluate primer primer-pictures \
+.PHONY: help setup demo play scale-out weights verify train evaluate primer primer-pictures \
         bench bench-quick bench-peers bench-scaling bench-compare bench-reference readme-table figures notebook \
         site serve test test-all lint diff clean
 
@@ -23,6 +23,13 @@ demo: setup $(WEIGHTS) ## classify pictures: make demo [PICTURE=photo.jpg] [OFFL
 
 play: $(VENV)/play.stamp $(WEIGHTS) ## a page to play with: your pictures, any versions: make play [PORT=7860]
 	$(PY) extras/play/play.py $(if $(PORT),--port $(PORT))
+
+scale-out: given-pictures $(VENV)/scale_out.stamp $(WEIGHTS) ## classify many pictures with Ray: make scale-out PICTURES=DIR [OUT=predictions]
+	$(PY) extras/scale_out/classify.py "$(PICTURES)" --out "$(or $(OUT),predictions)"
+
+.PHONY: given-pictures
+given-pictures:
+	@test -n "$(PICTURES)" || { echo "error: PICTURES=PATH names the pictures: a directory, a glob, a list or a Parquet file" >&2; exit 2; }
 
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (98 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force

@@ -1,8 +1,8 @@
 """What the tests of extras/scale_out share: pictures, a run of classify.py, what it wrote, and Ray processes."""
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +17,7 @@ from PIL import Image
 from common.versions import ROOT
 
 CLASSIFY = [sys.executable, ROOT / "extras" / "scale_out" / "classify.py"]
+NOTE = "note: our own small model, 200 classes; `make weights` fetches ImageNet's 1000\n"
 BAD = {"bad text.jpg": b"no picture", "bad empty.png": b""}
 
 
@@ -30,7 +31,9 @@ def make_pictures(directory, rng, count):
 
 
 def command(source, out, weights, *options):
-    return list(map(str, [*CLASSIFY, source, "--out", out, "--weights", weights, "--batch", "8", *options]))
+    return list(
+        map(str, [*CLASSIFY, source, "--out", out, "--weights", weights, "--batch", "8", "--every", "1000", *options])
+    )
 
 
 def classify(*arguments, cwd=None, **environment):
@@ -70,10 +73,8 @@ def assert_all_ended(process=None, seconds=20):
     while (left := marked_processes()) and time.monotonic() < until:
         time.sleep(0.1)
     for one in left:
-        try:
-            one.send_signal(signal.SIGKILL)
-        except psutil.Error:
-            pass
+        with contextlib.suppress(psutil.Error):
+            one.kill()
     assert not left, left
 
 

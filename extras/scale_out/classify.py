@@ -1,8 +1,9 @@
 """Classify more pictures than one machine takes: python extras/scale_out/classify.py SOURCE --out predictions/
 
-Ray Data carries lists of a few pictures, batches, to the workers, and repeats a batch whose machine died. A worker reads
-its pictures itself, so no picture passes through Ray's object store. It writes a batch's answers as one Parquet file that
-is named after the batch and appears whole: a batch done twice leaves one file. What is written is not done again.
+Ray Data carries batches, lists of a few pictures, to the workers, and repeats a batch whose machine died. A worker
+reads its pictures itself, so that none passes through Ray's object store. It writes a batch's answers as one Parquet
+file that is named after the batch and appears whole: a batch done twice leaves one file. What is written is not done
+again.
 """
 
 import os
@@ -16,10 +17,10 @@ import hashlib
 import io
 import logging
 import pickle
+import socket
 import sys
 import time
 import uuid
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,6 @@ from common.versions import VERSIONS, load_version
 
 THREADS = 1  # of a worker: what Ray reserves for it, what our network uses and what a BLAS may use
 TOP = 5
-RETRIES = 5  # of a batch whose worker died
 SCHEMA = pa.schema(
     {
         "path": pa.string(),
@@ -119,6 +119,9 @@ class Named(io.BytesIO):
     def __str__(self):
         return self.name_in_messages
 
+    def __repr__(self):
+        return repr(self.name_in_messages)
+
 
 @contextlib.contextmanager
 def once_a_machine(version):
@@ -169,8 +172,11 @@ def start(address: str | None) -> int:
     if address is None:
         options |= {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
+        if address and address != "auto":  # Ray itself tries for minutes
+            host, port = address.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address or "local", logging_level="error", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"no Ray at {address}: {' '.join(str(error).split())}") from None
     return max(1, int(ray.cluster_resources().get("CPU", 1)) // THREADS)
 
@@ -197,8 +203,7 @@ def results(arguments: argparse.Namespace, made_by: str, workers: int):
         def estimate_inmemory_data_size(self):
             return None
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", ray.util.annotations.RayDeprecationWarning)  # of max_task_retries, pinned with Ray
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.target_max_block_size = 1  # byte: each row is a block, and so a task of its own
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -210,8 +215,6 @@ def results(arguments: argparse.Namespace, made_by: str, workers: int):
         fn_constructor_args=[arguments.version, str(arguments.weights), arguments.out, made_by],
         compute=ActorPoolStrategy(min_size=1, initial_size=workers, max_tasks_in_flight_per_actor=2),
         num_cpus=THREADS,
-        max_restarts=-1,
-        max_task_retries=RETRIES,
     )
     try:
         yield from dataset.iter_rows()
@@ -220,7 +223,7 @@ def results(arguments: argparse.Namespace, made_by: str, workers: int):
         raise SourceError(f"Ray gave up ({reason}); the same command goes on from what is written") from None
 
 
-def work(arguments: argparse.Namespace, made_by: str, rows) -> int:
+def work(arguments: argparse.Namespace, rows) -> int:
     """Follow the rows of counts: show progress, then a summary. Return the exit status."""
     began = shown = time.monotonic()
     total = dict.fromkeys(("pictures", "errors", "old", "twice"), 0)
@@ -244,14 +247,18 @@ def work(arguments: argparse.Namespace, made_by: str, rows) -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Classify many pictures, on one machine or on a Ray cluster.")
-    parser.add_argument("source", help="a directory, a glob, a Parquet file, a file that lists pictures, or a URL of such")
+    parser.add_argument(
+        "source", help="a directory, a glob, a Parquet file, a file that lists pictures, or a URL of such"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="a directory or s3://… for the Parquet files")
     parser.add_argument("--address", help="of a Ray cluster, or auto; without it Ray starts on this machine alone")
     parser.add_argument("--version", default="v7", help="one of v6, v7, v8 (default: v7)")
     weights = ROOT / "weights" / "resnet50.safetensors"
     parser.add_argument("--weights", type=Path, default=weights, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="pictures in one file (default: 64)")
-    parser.add_argument("--every", type=float, default=5, metavar="SECONDS", help="between lines of progress (default: 5)")
+    parser.add_argument(
+        "--every", type=float, default=5, metavar="SECONDS", help="between lines of progress (default: 5)"
+    )
     arguments = parser.parse_args()
     known = {name.split("_")[0]: name for name in VERSIONS[5:]}
     if arguments.version not in {*known, *known.values()}:
@@ -274,9 +281,10 @@ def main() -> int:
         Store(arguments.out).prepare()
         if next(find(arguments.source, arguments.out), None) is None:
             raise SourceError(f"{arguments.source}: no pictures")
+        workers = start(arguments.address)
         if "note" in manifest:
             print(f"note: {manifest['note']}", file=sys.stderr)
-        return work(arguments, made_by, results(arguments, made_by, start(arguments.address)))
+        return work(arguments, results(arguments, made_by, workers))
     except (SourceError, version.weights.WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -154,7 +154,7 @@ def find_files(source: str, out: str) -> Iterator[str]:
 
 
 def find_rows(file: str) -> Iterator[Picture]:
-    """Yield the rows of a Parquet file, named by its column `path`, else by their number. A damaged file is a picture."""
+    """Yield the rows of a Parquet file, named by its column `path`, else by number. A damaged file is a picture."""
     try:
         with Store(file).open() as stream:
             parquet, first = pq.ParquetFile(stream), itertools.count()
