@@ -110,7 +110,8 @@ def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rou
                     workers.pop(name).close()
         for name, worker in workers.items():
             totals, parts, products = zip(*found[name])
-            facts = worker.facts | {"max_abs_error": worker.error, "parts": medians(parts)}
+            rest = median(total - sum(part.values()) for total, part in zip(totals, parts))  # between the parts
+            facts = worker.facts | {"max_abs_error": worker.error, "parts": medians(parts), "rest": rest}
             if name in NUMPY:
                 facts["products"] = median(products)  # alone
             if name in VERSIONS[5:7]:  # whose difference is in these layers

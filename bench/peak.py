@@ -27,6 +27,7 @@ SQUARE = 1024  # rows and columns of BLAS's matrices: large enough for its best
 WINDOW = 576  # numbers under a kernel of layer1: 3x3 of 64 channels
 OBJECTS = 2**19 // WINDOW * WINDOW  # Python floats, 32 bytes with their places in lists: 17 MB
 TENSORS = 64  # small ones in a file
+LARGE = {f"large {number}": 9 << 20 for number in range(7)}  # bytes; together beyond any cache, as the network's are
 Work = Callable[[int, int], float]  # (part, parts) -> what was done, in operations or bytes
 
 
@@ -83,12 +84,13 @@ def software(directory: str) -> dict[str, Work]:
     """Return the work whose rates are Python's and its libraries', on one core. directory: for a file of weights.
 
     blas: FLOP of a square product. calls: of a NumPy function on one number. tensors: small ones read from a file.
-    copied: bytes of a large one. turns: multiply-adds of version 1's innermost loop, whose numbers lie in the order of
+    copied: bytes of large ones. turns: multiply-adds of version 1's innermost loop, whose numbers lie in the order of
     their use; scattered: the same with the objects in any order, as memory that was freed and taken again has them.
     """
     square = np.ones((SQUARE, SQUARE), dtype=np.float32)
     small, product = np.zeros(1, dtype=np.float32), np.empty_like(square)
-    save_file({str(number): small for number in range(TENSORS)} | {"large": square}, f"{directory}/tensors")
+    large = {name: np.zeros(size // 4, dtype=np.float32) for name, size in LARGE.items()}
+    save_file({str(number): small for number in range(TENSORS)} | large, f"{directory}/tensors")
     file = safe_open(f"{directory}/tensors", framework="numpy")
     floats = [float(number) for number in range(OBJECTS)]
     window, ordered = floats[:WINDOW], kernels_of(floats)
@@ -110,7 +112,7 @@ def software(directory: str) -> dict[str, Work]:
         return TENSORS
 
     def copied(part: int, parts: int) -> float:
-        return float(file.get_tensor("large").nbytes)
+        return float(sum(file.get_tensor(name).nbytes for name in LARGE))
 
     return {
         "blas": blas,

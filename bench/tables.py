@@ -372,7 +372,7 @@ def measured_terms(results: dict, version: str) -> dict[str, float]:
             read = sum(part.get(READ, 0.0) for part in parts)
             called = sum(sum(part.values()) for part in parts) - read
             terms = {"products": row["products"], "passes": called - row["products"], "files": read}
-            return terms | {"interpreter": row["median"] - called - read, "sum": row["median"]}
+            return terms | {"interpreter": row["rest"], "sum": row["median"]}
     row = step_rows(results).get(version)
     return dict.fromkeys(("interpreter", "sum") if version == VERSIONS[0] else ("sum",), row["median"]) if row else {}
 
@@ -462,7 +462,7 @@ def profile(results: dict, version: str) -> Table:
     (profiled,) = (row for row in group(results, "profile") if row["name"] == version)
     parts, total, rows = profiled["parts"], profiled["median"], []
     described = {layer.name: layer for layer in layers(results["settings"]["image_size"])}
-    rest = total - sum(sum(part.values()) for part in parts.values())
+    rest = profiled.get("rest", total - sum(sum(part.values()) for part in parts.values()))
     for name, part in (parts | {"between layers": {"": rest}}).items():
         seconds = sum(part.values())
         cells = [name, "", digits(seconds, 1e-3), f"{seconds / total:.1%}"]

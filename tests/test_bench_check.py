@@ -139,6 +139,22 @@ def test_ceilings_count_what_was_done(monkeypatch):
     assert peak.best_rate(lambda part, parts: 3.0, 2, clock=lambda: next(ticks)) == 6.0 / 5.0
 
 
+def test_rates_of_python_and_its_libraries_count_what_was_done(monkeypatch, tmp_path):
+    monkeypatch.setattr(peak, "LARGE", {"large 0": 4096, "large 1": 8192})
+    monkeypatch.setattr(peak, "SQUARE", 32)
+    work = peak.software(str(tmp_path))
+    done = {name: one(0, 1) for name, one in work.items()}
+    turns = float(peak.OBJECTS)
+    assert done == {
+        "blas": 2 * 32**3,
+        "calls": 1000,
+        "tensors": 64,
+        "copied": 12288,
+        "turns": turns,
+        "scattered": turns,
+    }
+
+
 def test_synthetic_weights_are_made_once_and_the_users_own_come_first(monkeypatch, tmp_path, small_weights_file):
     monkeypatch.setattr("bench.inputs.WEIGHTS", tmp_path / "none")
     monkeypatch.setattr("bench.inputs.SYNTHETIC", tmp_path / "synthetic.safetensors")

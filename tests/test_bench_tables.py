@@ -42,7 +42,7 @@ def found(tmp_path, rng, monkeypatch):
             more = {"products": base / 8} if name < "v5" else {}
             if name in ("v6_threads", "v7_winograd"):
                 more["turns"] = {layer: [second / 100 for second in rounds] for layer in experiments.WINOGRAD}
-            add(name, "profile", rounds, name, threads, parts=parts, **more)
+            add(name, "profile", rounds, name, threads, parts=parts, rest=base / 100, **more)
     for count, seconds in ((1, 1.0), (2, 0.55)):
         add(f"v6_threads, {count}", "scaling, threads", [seconds] * 2, "v6_threads", count)
         add("openvino", tables.race_group(count), [1.0, 2.0, 3.0], "openvino", count, **facts)
