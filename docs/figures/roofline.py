@@ -7,8 +7,8 @@ from common import architecture
 from common.plot_style import BLUE, FAINT, PLAIN, WIDTH
 
 # FLOPs that a machine can do for every byte it can read from memory: about those of the tables' machine, of a core
-# with AVX-512, and of many cores that share one memory.
-BALANCES = {8: "-", 25: "--", 100: ":"}
+# with AVX-512 and the same memory, and of many cores that share one memory.
+BALANCES = {8: "-", 17: "--", 100: ":"}
 
 
 def roofline():
@@ -37,7 +37,7 @@ def roofline():
     axes.set_xlabel("arithmetic intensity: floating-point operations per byte of weights")
     axes.set_ylabel("share of the peak within reach")
     axes.grid()
-    title = "Lines: machines that do 8, 25, 100 operations for a byte read. Dots, on the first: the size of\n"
+    title = "Lines: machines that do 8, 17, 100 operations for a byte read. Dots, on the first: the size of\n"
     title += "the output, the layers of ResNet-50 that have it, and their share of all operations"
     axes.set_title(title, loc="left", fontsize=10)
     figure.tight_layout()
