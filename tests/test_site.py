@@ -93,7 +93,7 @@ def test_a_second_language_stands_beside_the_first(built, tmp_path):
     translations = tmp_path / "locale" / "de" / "LC_MESSAGES" / "docs"
     translations.mkdir(parents=True)
     head = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=UTF-8\\n"\n\n'
-    (translations / "10-softmax.po").write_text(head + 'msgid "10. Softmax"\nmsgstr "10. Das Softmax"\n')
+    (translations / "10-softmax.po").write_text(head + 'msgid "The formula"\nmsgstr "Die Formel"\n')
     command = [sys.executable, "-m", "docs.site", "--out", tmp_path / "html", "--locale", tmp_path / "locale"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -101,8 +101,8 @@ def test_a_second_language_stands_beside_the_first(built, tmp_path):
     assert set(pages(german)) == set(pages(built)) and not broken(english)
     for page, other in ((english, "../de/docs/10-softmax.html"), (german, "../../docs/10-softmax.html")):
         assert f'href="{other}"' in (page / "docs/10-softmax.html").read_text("utf-8")
-    assert "Das Softmax" in (german / "docs/10-softmax.html").read_text("utf-8")
-    assert "Das Softmax" not in (english / "docs/10-softmax.html").read_text("utf-8")
+    assert "Die Formel" in (german / "docs/10-softmax.html").read_text("utf-8")
+    assert "Die Formel" not in (english / "docs/10-softmax.html").read_text("utf-8")
 
 
 def test_every_article_is_a_page_in_the_order_of_the_map(built):
