@@ -40,7 +40,7 @@ NOT_RUN = {
 }
 FILES = [path for path in sorted(ROOT.rglob("*")) if "/." not in f"/{path.relative_to(ROOT)}" and path.is_file()]
 PAGES = {str(path.relative_to(ROOT)): path for path in FILES if path.suffix == ".md"}
-ARTICLES = [name for name in PAGES if not name.startswith("primer")]
+ARTICLES = [name for name in PAGES if not re.match(r"primer/(\d_|README)", name)]
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False}).use(anchors_plugin, max_level=6)
 
 # Runs an article's blocks, read as JSON, and prints as JSON what each printed.
@@ -242,6 +242,21 @@ def test_generated_tables_are_what_the_committed_results_give(name, tmp_path):
     new = ablation.MARKED.sub(ablation.table(json.loads(ablation.RESULTS.read_text("utf-8"))), copy.read_text("utf-8"))
     assert new == text
     assert re.findall("<!-- (?!/)(.*?) -->", text) == re.findall("<!-- /(.*?) -->", text)
+
+
+def exercises(name):
+    """The numbers of an article's exercises."""
+    _, _, rest = PAGES[name].read_text("utf-8").partition("\n## Exercises\n")
+    return re.findall(r"^(\d+)\. ", re.split(r"^## |^<details>|^Next:|^\*\*Ref", rest, maxsplit=1, flags=re.M)[0], re.M)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if exercises(name)])
+def test_every_exercise_has_a_solution(name):
+    solutions = re.findall(r"^<summary>Solution (\d+)</summary>$", PAGES[name].read_text("utf-8"), re.M)
+    if lesson := re.match(r"primer/(\d)_", name):  # all lessons' are in one file
+        _, _, own = PAGES["primer/solutions.md"].read_text("utf-8").partition(f"\n## Lesson {lesson[1]}: ")
+        solutions = re.findall(r"^\*\*(\d+)\. ", own.partition("\n## ")[0], re.M)
+    assert solutions == exercises(name)
 
 
 def test_the_map_leads_to_every_article():
