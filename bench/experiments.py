@@ -46,10 +46,10 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
     """Pictures a second: all cores on one picture, where that is possible, and one picture for each core.
 
     A core with a picture of its own waits for nobody, but every process holds the weights anew and each picture takes
-    as long as one core takes. v1, whose picture takes minutes, and the slower ways to run PyTorch are left out unless
+    as long as one core takes. v1, whose picture takes minutes, and PyTorch, the slowest engine, are left out unless
     named.
     """
-    engines = [name for name in peers.installed() if name not in ("torch-eager", "torch-frozen")]
+    engines = [name for name in peers.installed() if not name.startswith("torch")]
     names, cores = names or [*VERSIONS[1:], *engines], cores or available_cores()
     entrants = [Entrant(name, cores) for name in names if cores > 1 and name not in ONE_THREAD]
     entrants += [Entrant(name, 1, cores) for name in names]
@@ -60,9 +60,10 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
 def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> list[dict]:
     """Time against threads, for those that can use more than one; then against the picture's size.
 
-    v8, which calibrates itself for each size, is left out unless named.
+    v1, whose picture takes half a minute at 64 pixels, and v8, which calibrates itself for each size, are left out
+    unless named.
     """
-    names, cores = names or VERSIONS[:7], cores or available_cores()
+    names, cores = names or VERSIONS[1:7], cores or available_cores()
     points = {
         f"{name}, {plural(threads, 'thread')}": Entrant(name, threads)
         for name in names
@@ -75,7 +76,7 @@ def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes:
     for size in sorted(sizes):
         fast = [name for name in names if seconds_per_flop[name] * flops(size) <= LONGEST]
         entrants = {f"{name}, {size} pixels": Entrant(name, cores) for name in fast}
-        found = race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=3, cache=True)
+        found = race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=5, cache=True)
         for extra in (item["extra_info"] for item in found if "reason" not in item):
             seconds_per_flop[extra["version"]] = extra["p50"] / extra["flops"]
         entries += found

@@ -55,7 +55,8 @@ def steps(results: dict) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     times = [row["median"] * 1e3 for row in rows]
     factors = [f", {row['times_previous']}" if row["previous"] else "" for row in rows]
-    bars(axes, rows, times, [f"{milliseconds(row)} ms{gain}" for row, gain in zip(rows, factors)])
+    shown = [" ms (".join(milliseconds(row).split(" (")) + " ms" * (row["rounds"] > 1) for row in rows]
+    bars(axes, rows, times, [text + gain for text, gain in zip(shown, factors)])
     axes.set(xscale="log", xlim=(min(times) / 4, max(times) * 8))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("one picture, ms (log scale), and times as fast as the step before")
@@ -138,22 +139,22 @@ def layers(results: dict) -> Figure:
 
 
 def scaling(results: dict) -> Figure:
-    """Time against image size, speed-up against threads, images a second of two ways to share the cores."""
+    """The rate against image size, speed-up against threads, images a second of two ways to share the cores."""
     figure, (sizes, threads, throughput) = plt.subplots(1, 3, figsize=(1.5 * WIDTH, 4.4))
     for axes, by in ((sizes, "image_size"), (threads, "threads")):
         rows = group(results, f"scaling, {by.replace('_', ' ')}")
         for version in dict.fromkeys(row["version"] for row in rows):
             own = [row for row in rows if row["version"] == version]
-            values = [1e3 * row["median"] if axes is sizes else ratio(own[0], row) for row in own]
+            values = [row["gflops"] if axes is sizes else ratio(own[0], row) for row in own]
             axes.plot([row[by] for row in own], values, "o-", color=colour(version), label=version, markersize=4)
         axes.grid()
     counts = sorted({row["threads"] for row in rows})
     threads.plot(counts, counts, "--", color=FAINT, label="ideal")
     threads.set(xticks=counts, xlabel="threads", title="times as fast as one thread")
-    sizes.set(xticks=(64, 128, 224, 448), yscale="log", xlabel="height and width, pixels", title="one picture, ms")
-    sizes.yaxis.set_major_formatter("{x:,g}")
-    for axes in (sizes, threads):
-        axes.legend(frameon=False, fontsize=9)
+    sizes.set(xticks=(64, 128, 224, 320, 448), xlabel="height and width, pixels", title="effective GFLOP/s")
+    sizes.set_ylim(0, 1.4 * sizes.get_ylim()[1])  # room for the names
+    sizes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
+    threads.legend(frameon=False, fontsize=9)
     teams = [
         row | {"name": row["name"].removesuffix("s").removesuffix(" thread")} for row in group(results, "throughput")
     ]
