@@ -1,18 +1,20 @@
 """Several pictures at once: what an engine gains when it computes them together. `python -m bench batches`
 
-In a process of its own, started by `measured_batches`: the graph with a free number of pictures, as PyTorch exports it,
-in ONNX Runtime and OpenVINO; batches of 1, 2, ... pictures take turns. Our versions compute one picture at a time: for
-them a batch is shared out to processes, one picture a core, which is the experiment `throughput`.
+In a process of its own, started by `measured_batches`: the graph with a free number of pictures, as PyTorch exports
+it, in ONNX Runtime and OpenVINO. Batches of 1, 2, ... pictures take turns in one session, since the threads of several
+would spin against each other. Our versions compute one picture at a time: for them a batch is shared out to processes,
+one picture a core, which is the experiment `throughput`.
 """
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import run
 
 import numpy as np
 
@@ -38,7 +40,7 @@ def measured_batches(inputs: Inputs, threads: int, sizes: tuple[int, ...] = SIZE
             arguments = [name, inputs.weights, directory, threads, *sizes]
             command = [sys.executable, "-m", "bench.batches", *map(str, arguments)]
             environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+            done = run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
             if done.returncode:
                 reason = (done.stderr.strip().split("\n") or ["no output"])[-1]
                 entries.append({"group": "batches", "name": name, "reason": reason})
@@ -60,14 +62,15 @@ def main(name: str, weights: str, directory: str, threads: str, *sizes: str) -> 
     with np.load(f"{directory}/inputs.npz") as stored:
         picture = peers.channels_first(stored["image"])
     graph = export(Path(weights), picture.shape[2], directory)
-    runs = {int(size): {"onnxruntime": onnxruntime, "openvino": openvino}[name](graph, int(threads), int(size), picture)
-            for size in sizes}  # fmt: skip
+    infer = {"onnxruntime": onnxruntime, "openvino": openvino}[name](graph, int(threads))
+    batches = {int(size): np.repeat(picture, int(size), axis=0) for size in sizes}
     logits, rounds = {}, defaultdict(list)
     for turn in range(ROUNDS + 1):
-        for size, run in runs.items():
+        for size, pictures in batches.items():
+            infer(pictures)  # brings caches in order, in the first turn memory and kernels for this size, too
             start = time.perf_counter()
-            logits[str(size)] = run()
-            if turn:  # the first brings memory and caches in order
+            logits[str(size)] = infer(pictures)
+            if turn:
                 rounds[size].append((time.perf_counter() - start) / size)
     np.savez(f"{directory}/logits.npz", **logits)
     print(json.dumps(rounds))
@@ -84,26 +87,21 @@ def export(weights: Path, size: int, directory: str) -> str:
     return path
 
 
-def onnxruntime(graph: str, threads: int, batch: int, picture):
+def onnxruntime(graph: str, threads: int) -> Callable:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_free_dimension_override_by_name("batch", batch)
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    pictures = np.repeat(picture, batch, axis=0)
-    return lambda: session.run(None, {"image": pictures})[0]
+    return lambda pictures: session.run(None, {"image": pictures})[0]
 
 
-def openvino(graph: str, threads: int, batch: int, picture):
+def openvino(graph: str, threads: int) -> Callable:
     import openvino as ov
 
-    model = ov.Core().read_model(graph)
-    model.reshape([batch, *picture.shape[1:]])
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.compile_model(model, "CPU", settings).create_infer_request()
-    pictures = np.repeat(picture, batch, axis=0)
-    return lambda: request.infer([pictures])[0].copy()
+    request = ov.compile_model(ov.Core().read_model(graph), "CPU", settings).create_infer_request()
+    return lambda pictures: request.infer([pictures])[0].copy()
 
 
 if __name__ == "__main__":
