@@ -116,11 +116,11 @@ def test_a_camera_gives_its_newest_frame():
 @pytest.mark.parametrize("name", ["v2_vectorized", "v8_int8"])
 def test_a_frame_is_seen_as_its_picture_is(name, small_weights_file, rng, tmp_path):
     frame = rng.integers(0, 256, (60, 100, 3), dtype=np.uint8)
-    recognize = video.Recognizer(name, small_weights_file)
-    found = recognize(frame, top=7)
+    recognizer = video.Recognizer(name, small_weights_file)
+    found = recognizer.best(recognizer.prepare(frame), top=7)
     Image.fromarray(frame[:, 20:80, ::-1]).save(tmp_path / "square.png")
     version = load_version(name)
-    image = version.image.load_image(tmp_path / "square.png", recognize.preprocessing)
+    image = version.image.load_image(tmp_path / "square.png", recognizer.preprocessing)
     exact = version.ops.softmax(version.resnet50.ResNet50(small_weights_file, image_size=32).forward(image))
     assert found == [(f"class {c}", float(exact[c])) for c in np.argsort(-exact)]
 

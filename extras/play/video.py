@@ -1,6 +1,6 @@
 """Label a film or what a camera sees, as it runs.
 
-    python extras/play/video.py CLIP|CAMERA [--out labelled.mp4] [--version v8] [--every-frame] [--weights FILE]
+    python extras/play/video.py CLIP|CAMERA [--out labelled.mp4] [--version v8] [--threads N] [--every-frame]
 
 CLIP is a file, CAMERA a number: 0 is the first camera. Frames that come while the network works are dropped, so that
 the labels never lag behind the picture; --every-frame drops none, and a clip then takes as long as it takes.
@@ -42,27 +42,33 @@ class VideoError(Exception):
 
 
 class Recognizer:
-    """A version, for frames in OpenCV's form."""
+    """A version, for frames in OpenCV's form: (height, width, 3) bytes, blue first."""
 
-    def __init__(self, name: str, weights: Path):
+    def __init__(self, name: str, weights: Path, threads: int | None = None):
+        """threads: of version 6 and later; all cores but one, which reads and writes meanwhile, unless given."""
         version = load_version(name)
+        options = {}
+        if hasattr(version, "threads"):
+            options["threads"] = threads or max(1, version.threads.available_cores() - 1)
         try:
             manifest = version.weights.read_manifest(weights)
-            self.model = version.resnet50.ResNet50(weights, image_size=manifest["preprocessing"]["crop"])
+            self.model = version.resnet50.ResNet50(weights, image_size=manifest["preprocessing"]["crop"], **options)
         except Exception as error:  # no weights, or no compiler: infer.py's message
             raise VideoError(str(error)) from None
         # From now on frames in place of files; the preprocessing stays the version's.
         version.image.read_picture = Image.fromarray
         self.version, self.labels, self.preprocessing = version, manifest["labels"], manifest["preprocessing"]
 
-    def __call__(self, frame: NDArray[np.uint8], top: int = 3) -> list[tuple[str, float]]:
-        """Return the best labels and their probabilities. frame: (height, width, 3), blue first."""
+    def prepare(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return what `forward` takes. The network sees the middle: what lies beside it need not be scaled down."""
         height, width = frame.shape[:2]
         side = min(height, width)
         y, x = (height - side) // 2, (width - side) // 2
-        # The network sees the middle only: what lies beside it need not be scaled down.
         square = cv2.cvtColor(frame[y : y + side, x : x + side], cv2.COLOR_BGR2RGB)
-        image = self.version.image.load_image(square, self.preprocessing)
+        return self.version.image.load_image(square, self.preprocessing)
+
+    def best(self, image: NDArray[np.float32], top: int = 3) -> list[tuple[str, float]]:
+        """Return the best labels and their probabilities."""
         probabilities = self.version.ops.softmax(self.model.forward(image))
         return [(self.labels[c], float(probabilities[c])) for c in np.argsort(-probabilities, kind="stable")[:top]]
 
@@ -110,6 +116,15 @@ def camera_frames(capture: cv2.VideoCapture, rate: float) -> Iterator[tuple[int,
     while (read := capture.read())[0]:
         number = max(number + 1, int((time.perf_counter() - start) * rate))
         yield number, read[1]
+
+
+def ahead(items: Iterator) -> Iterator:
+    """The same items, each made ready by another thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while item := coming.result():
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def draw(frame: NDArray[np.uint8], best: list[tuple[str, float]], title: str) -> None:
@@ -165,15 +180,16 @@ def run(arguments: argparse.Namespace) -> dict:
     rate = rate if 1 <= rate <= 240 else 25.0  # some cameras do not know
     count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     window = open_window(wanted=not arguments.out)
-    recognize = Recognizer(arguments.version, arguments.weights)
+    recognizer = Recognizer(arguments.version, arguments.weights, arguments.threads)
     source = camera_frames(capture, rate) if camera else frames(capture, not arguments.every_frame, rate)
+    source = ahead((number, frame, recognizer.prepare(frame)) for number, frame in source)
     bar = tqdm(total=count if not camera and count > 0 else None, unit=" frames", disable=None)
     writer, labelled, seen, start = None, 0, 0, time.perf_counter()
     thread = ThreadPoolExecutor(1)
     writing = thread.submit(int)
     try:
-        for number, frame in source:
-            best = recognize(frame)
+        for number, frame, image in source:
+            best = recognizer.best(image)
             labelled += 1
             speed = labelled / (time.perf_counter() - start)
             draw(frame, best, f"{arguments.version}  {speed:.1f} frames/s")
@@ -193,6 +209,7 @@ def run(arguments: argparse.Namespace) -> dict:
         if not labelled:
             raise
     finally:
+        source.close()
         thread.shutdown()
         seconds = time.perf_counter() - start
         for thing in filter(None, (writer, capture)):
@@ -217,6 +234,7 @@ def main() -> int:
         "--out", type=Path, metavar="FILE", help="where to write the labelled film: .mp4, .mov, .mkv, .avi"
     )
     parser.add_argument("--version", type=version, default="v8_int8", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, metavar="N", help="of version 6 and later; default: all cores but one")
     parser.add_argument("--every-frame", action="store_true", help="drop no frame of a clip, however long it takes")
     default = ROOT / "weights" / "resnet50.safetensors"
     parser.add_argument("--weights", type=Path, default=default, metavar="FILE", help="default: %(default)s")
