@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
 from common.versions import ROOT, load_version
@@ -123,6 +125,15 @@ def test_a_frame_is_seen_as_its_picture_is(name, small_weights_file, rng, tmp_pa
     image = version.image.load_image(tmp_path / "square.png", recognizer.preprocessing)
     exact = version.ops.softmax(version.resnet50.ResNet50(small_weights_file, image_size=32).forward(image))
     assert found == [(f"class {c}", float(exact[c])) for c in np.argsort(-exact)]
+
+
+def test_a_large_frame_is_halved_and_still_seen_as_its_picture_is(small_weights_file):
+    recognizer = video.Recognizer("v2_vectorized", small_weights_file)
+    file = Path(skimage.data.__file__).parent / "coffee.png"  # 600x400 pixels, for 40 of them
+    found = recognizer.prepare(cv2.imread(str(file)))
+    exact = load_version("v2_vectorized").image.load_image(file, recognizer.preprocessing)
+    assert found.shape == exact.shape == (32, 32, 3)
+    assert np.abs(found - exact).mean() < 0.05 < exact.std(), "in standard deviations of ImageNet's pixels"
 
 
 @pytest.mark.parametrize(
