@@ -21,21 +21,21 @@ def linked(page: Path, tokens: list) -> list[Path]:
 def sections() -> dict[str, list[Path]]:
     """{heading of the map: its articles}, from the first columns of its tables.
 
-    What the map links to outside of tables comes first, lessons follow the page that leads to them, all other pages are
-    last.
+    What its sections link to outside of tables comes first, lessons follow the page that leads to them, all other pages
+    are last.
     """
     start, mapped, heading, column = [ROOT / "README.md", MAP], {}, "", None
     tokens = MARKDOWN.parse(MAP.read_text("utf-8"))
     for previous, token in zip([None, *tokens], tokens):
         if token.type == "inline" and previous.type == "heading_open":
-            heading = token.content
+            heading = token.content if previous.tag == "h2" else heading
         elif token.type == "tr_open":
             column = 0
         elif token.type == "td_close":
             column += 1
         elif token.type == "table_close":
             column = None
-        elif token.type == "inline" and column in (None, 0):
+        elif token.type == "inline" and heading and column in (None, 0):
             (start if column is None else mapped.setdefault(heading, [])).extend(linked(MAP, [token]))
     first = {path for paths in mapped.values() for path in paths}
     groups = {"Start here": [path for path in start if path not in first]} | mapped
