@@ -45,6 +45,12 @@ def test_without_npm_one_line_says_so(tmp_path):
     )
 
 
+def test_make_serves_to_this_machine_alone_and_cleans_up():
+    for target, needed in {"serve": "-m http.server --bind 127.0.0.1 ", "clean": " docs/site/.build\n"}.items():
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+        assert needed in done.stdout, done.stdout
+
+
 def pages(built):
     return sorted(str(path.relative_to(built)) for path in built.rglob("*.html") if "_static" not in path.parts)
 
