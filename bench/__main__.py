@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from bench import experiments, results, tables
+from bench import caches, experiments, ladder, results, tables
 from bench.accuracy import accuracy
 from bench.batches import measured_batches
 from bench.inputs import InputError, make_inputs
@@ -49,6 +49,16 @@ EXPERIMENTS = {
         lambda inputs, a: experiments.scaling(inputs, a.threads, a.names, a.sizes),
         lambda found: [tables.threads(found), tables.sizes(found)],
     ),
+    "ladder": (
+        "one layer, from a plain loop nest to the versions' kernels; NAME: an instruction set",
+        lambda inputs, a: ladder.climb(inputs, a.names, a.rounds),
+        lambda found: [tables.ladder(found), tables.tiles(found), tables.chains(found)],
+    ),
+    "caches": (
+        "how long a load takes, against how much is read and from where",
+        lambda inputs, a: caches.survey(inputs, a.rounds),
+        lambda found: [tables.cache_sizes(found), tables.cache_sets(found), tables.cache_pages(found)],
+    ),
 }
 
 
@@ -87,7 +97,8 @@ def act(arguments: argparse.Namespace) -> int:
         arguments.names, chosen = (), [named(EXPERIMENTS, name) for name in names or every]
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
-        arguments.names = [named((*VERSIONS, *PEERS), name) for name in names]
+        known = ladder.V5.compiler.ISAS if command == "ladder" else (*VERSIONS, *PEERS)
+        arguments.names = [named(known, name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
         return measure(arguments, [command], arguments.out or results.RUNS / default)
     return 0

@@ -9,11 +9,23 @@ from matplotlib.figure import Figure
 
 from bench.counts import work
 from bench.experiments import plural, race_group
+from bench.ladder import RUNGS
 from bench.profile import PRODUCTS
 from bench.results import group
-from bench.tables import ceiling, digits, floor, isa, milliseconds, race_counts, ratio, step_rows
+from bench.tables import (
+    bytes_text,
+    ceiling,
+    digits,
+    floor,
+    isa,
+    ladder_rows,
+    milliseconds,
+    race_counts,
+    ratio,
+    step_rows,
+)
 from common import architecture
-from common.plot_style import ENGINE, FAINT, INK, PLAIN, STYLE, VERSION_COLOURS, WIDTH, save
+from common.plot_style import BLUE, ENGINE, FAINT, INK, PLAIN, RED, STYLE, VERSION_COLOURS, WIDTH, save, shade
 from common.versions import VERSIONS
 
 
@@ -22,7 +34,8 @@ def draw_all(results: dict, directory: Path) -> list[Path]:
     drawn = []
     measured = " ".join(benchmark["group"] for benchmark in results["benchmarks"])
     pictures = {"steps": "race", "race": "race", "roofline": "race", "roofline_numpy": "race", "layers": "profile"}
-    for name, needed in (pictures | {"scaling": "scaling"}).items():
+    pictures |= {"scaling": "scaling", "ladder": "ladder", "caches": "caches"}
+    for name, needed in pictures.items():
         if needed in measured:
             with plt.rc_context(STYLE | {"figure.constrained_layout.use": True}):
                 drawn.append(directory / f"{name}.svg")
@@ -162,4 +175,63 @@ def scaling(results: dict) -> Figure:
     bars(throughput, teams, rates, [digits(rate) for rate in rates])
     throughput.tick_params(axis="y", labelsize=8)
     throughput.set(title="images/s (processes × threads)")
+    return figure
+
+
+def ladder(results: dict) -> Figure:
+    """The rate of every rung, of both layers, and the peak."""
+    rows = {name: row for name, row in ladder_rows(results).items() if not RUNGS[name].beside}
+    figure, axes = plt.subplots(figsize=(WIDTH, 5.2))
+    peak = ceiling(results, "flops", 1) / 1e9
+    axes.axvline(peak, color=INK, linestyle="--", linewidth=1)
+    for shift, layer, strength in ((-0.2, "3x3", 1.0), (0.2, "1x1", 0.5)):
+        for place, (name, measured) in enumerate(rows.items()):
+            if row := measured.get(layer):
+                shown = shade(VERSION_COLOURS.get(RUNGS[name].source, VERSION_COLOURS["v5_codegen"]), strength)
+                axes.barh(place + shift, row["gflops"], 0.38, color=shown, label=layer if name == "plain" else None)
+                label(axes, digits(row["gflops"]), row["gflops"], place + shift, 4, size=8)
+    label(axes, f"peak {digits(peak)}", peak, -0.75, 4, size=9)
+    axes.set_yticks(range(len(rows)), [RUNGS[name].title for name in rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.08)
+    axes.set_xlabel("GFLOP/s of one core; of versions 7 and 8 the effective rate")
+    axes.legend(frameon=False, loc="center right")
+    axes.grid(axis="x")
+    return figure
+
+
+def caches(results: dict) -> Figure:
+    """The time of a load: against the bytes in use, lines in one set, pages; and of passes with a stride."""
+    figure, panels = plt.subplots(2, 2, figsize=(WIDTH, 6.2))
+    ((sizes, sets), (pages, strides)) = panels
+    lines = {
+        sizes: [("size", "", BLUE)],
+        sets: [("4096 bytes apart", "4096 bytes apart", RED), ("4160 bytes apart", "4160 bytes apart", BLUE)],
+        pages: [("pages", "4 KiB", RED), ("pages of 2 MiB", "2 MiB", BLUE)],
+        strides: [("stride", "", BLUE)],
+    }
+    for axes, experiments in lines.items():
+        for experiment, name, shown in experiments:
+            rows = sorted(group(results, f"caches, {experiment}"), key=lambda row: row["point"])
+            unit = 1e-3 if axes is strides else 1e-9
+            axes.plot([row["point"] for row in rows], [row["min"] / unit for row in rows], "o-", color=shown, label=name,
+                      markersize=3)  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.grid()
+        axes.minorticks_off()
+    for name, (size, _, _) in next((row["linux"] for row in group(results, "caches, size")), {}).items():
+        sizes.axvline(size, color=RED, linestyle="--", linewidth=1)
+        sizes.annotate(name, (size, 1), (2, -2), ("data", "axes fraction"),
+                       textcoords="offset points", color=RED, size=9, va="top")  # fmt: skip
+    sizes.set(yscale="log", xticks=[2**n for n in (12, 15, 18, 21, 24, 27)], ylabel="ns a load", xlabel="bytes in use")
+    sizes.set_xticklabels([bytes_text(2**n) for n in (12, 15, 18, 21, 24, 27)], size=8)
+    sizes.yaxis.set_major_formatter("{x:g}")
+    sets.set(xlabel="lines", ylabel="ns a load", ylim=0)
+    pages.set(yscale="log", xlabel="a line of each of so many pages", ylabel="ns a load")
+    pages.yaxis.set_major_formatter("{x:g}")
+    strides.set(xlabel="a byte of every so many", ylabel="ms for 128 MiB", ylim=0)
+    for axes in (sets, pages, strides):
+        axes.xaxis.set_major_formatter("{x:,g}")
+    for axes in (sets, pages):
+        axes.legend(frameon=False, fontsize=9)
     return figure
