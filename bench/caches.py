@@ -80,7 +80,8 @@ def survey(inputs: Inputs, rounds: int = 15) -> list[dict]:
 
 
 def row(point: int, group: str, seconds: list[float], inputs: Inputs) -> dict:
-    facts = {"point": point, "flops": 0, "gflops": 0.0, "linux": organisation()}
+    facts = {"point": point, "flops": 0, "gflops": 0.0}
+    facts |= {"linux": organisation()} if group == "caches, size" else {}
     return entry(str(point), group, seconds, extra_info("caches", inputs, seconds, **facts))
 
 

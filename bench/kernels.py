@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.check import WrongOutput
-from common.architecture import layers
+from common.architecture import Layer
 from common.versions import load_version
 
 RUNGS_AT = Path(__file__).with_name("rungs")
@@ -32,10 +32,9 @@ class Rung(NamedTuple):
 class Task:
     """A layer, random numbers for it, and the right answer."""
 
-    def __init__(self, name: str, rng: np.random.Generator):
-        """name: the layer's; a bottleneck's last convolution adds the residual."""
-        (self.layer,) = (layer for layer in layers(224) if layer.name == name)
-        self.residual_too = name.endswith("conv3")
+    def __init__(self, layer: Layer, rng: np.random.Generator):
+        """A bottleneck's last convolution, conv3, adds the residual."""
+        self.layer, self.residual_too = layer, layer.name.endswith("conv3")
         (height, width, in_channels), kernel = self.layer.in_shape, self.layer.kernel
         out_channels, border = self.layer.out_shape[2], kernel // 2
         self.x = rng.standard_normal(self.layer.in_shape, dtype=np.float32).clip(0)  # as after a ReLU

@@ -17,6 +17,7 @@ from bench.inputs import Inputs
 from bench.kernels import RUNGS_AT, V5, V7, V8, Rung, Task, build, compiled, hot_loop
 from bench.race import say
 from bench.results import entry, extra_info
+from common.architecture import layers
 
 LAYERS = {"3x3": "layer1.0.conv2", "1x1": "layer1.0.conv3"}
 TILE_PIXELS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)  # in rows of 56
@@ -49,7 +50,8 @@ def climb(inputs: Inputs, names: Sequence[str] = (), rounds: int = 15) -> list[d
     A group of results for each instruction set, one for the tiles, and one for sums that wait for nobody (chains.c).
     """
     found, rng = list(V5.compiler.Compiler().isas), np.random.default_rng(0)
-    tasks = {name: Task(layer, rng) for name, layer in LAYERS.items()}
+    named = {layer.name: layer for layer in layers(224)}
+    tasks = {name: Task(named[layer], rng) for name, layer in LAYERS.items()}
     entries = []
     for isa in [isa for isa in found if not names or isa in names]:
         contenders = {(layer, name): (RUNGS[name], {}) for layer in tasks for name in RUNGS}

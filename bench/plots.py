@@ -214,8 +214,8 @@ def caches(results: dict) -> Figure:
         for experiment, name, shown in experiments:
             rows = sorted(group(results, f"caches, {experiment}"), key=lambda row: row["point"])
             unit = 1e-3 if axes is strides else 1e-9
-            axes.plot([row["point"] for row in rows], [row["min"] / unit for row in rows], "o-", color=shown, label=name,
-                      markersize=3)  # fmt: skip
+            points, values = [row["point"] for row in rows], [row["min"] / unit for row in rows]
+            axes.plot(points, values, "o-", color=shown, label=name, markersize=3)
         axes.set_xscale("log", base=2)
         axes.grid()
         axes.minorticks_off()
