@@ -183,6 +183,22 @@ def test_ctrl_c_leaves_a_film(small_weights_file, tmp_path):
     assert len(read(out)[0]) - int(said[2]) in (0, 1)  # one may be written, and not yet counted
 
 
+def test_the_readme_shows_the_newest_results():
+    stored = [json.loads(path.read_text("utf-8")) for path in measure.RESULTS.glob("*.json")]
+    assert all([row["version"] for row in found["rows"]] == list(measure.NAMES) for found in stored)
+    shown = measure.MARKED.search(measure.README.read_text("utf-8"))[0]
+    assert shown == (measure.table(max(stored, key=lambda found: found["date"])) if stored else "")
+
+
+def test_the_table_takes_the_median():
+    rows = [
+        {"version": name, "frames_per_second": [3, 21.04, 1], "frames": 250, "labelled": 7} for name in measure.NAMES
+    ]
+    machine = {"processor": "A processor", "cores": 2}
+    shown = measure.table({"rows": rows, "size": [1280, 720], "rate": 25, "machine": machine, "date": "2026-11-25"})
+    assert "| `v8_int8` | 3.0 | 7 of 250 |\n" in shown and "A processor, 2 cores, 2026-11-25." in shown
+
+
 def test_the_measured_clip(tmp_path):
     measure.make_clip(tmp_path / "clip.mp4", seconds=1)
     frames, rate = read(tmp_path / "clip.mp4")
