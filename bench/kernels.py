@@ -155,7 +155,7 @@ def version_kernel(version, task: Task, isa) -> Kernel:
         arguments = {"kernel": layer.kernel, "padding": layer.kernel // 2, "add": task.residual_too}
         steps = [version.codegen.Step(layer.name, version.ops.conv2d, x, out, arguments)]
     else:
-        winograd, size = version.winograd, version.winograd.tile_size(isa, x, out)
+        winograd, size = version.winograd, version.winograd.tile_size(isa, x, out) or 2  # for any layer
         tiles = plan.take("tiles", (*winograd.tiled_shape(isa, x, out, size), layer.in_shape[2]), isa.width)
         steps = [
             version.codegen.Step(f"{layer.name}.transform", winograd.winograd_input, x, tiles, {"size": size}),
