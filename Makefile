@@ -72,14 +72,14 @@ bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side: ma
 	$(VENV)/bin/pytest-benchmark compare --sort=name $(filter %.json,$(A) $(B))
 
 bench-peers: $(VENV)/peers.stamp ## race v3 and later against other inference engines
-	$(PY) -m bench race $(ONLY) $(OPTIONS)
+	$(PY) -m bench race $(ONLY) $(OPTIONS) $(if $(DATA),--data "$(DATA)")
 
 bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one picture over all cores or one per core
 	$(PY) -m bench scaling $(ONLY) $(OPTIONS)
 	$(PY) -m bench throughput $(ONLY) $(OPTIONS)
 
 bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (half an hour, on a quiet machine)
-	$(PY) -m bench reference $(OPTIONS)
+	$(PY) -m bench reference $(OPTIONS) $(if $(DATA),--data "$(DATA)")
 	$(PY) -m bench plot
 	$(PY) -m bench table
 

@@ -1,19 +1,24 @@
 """What takes turns, on fake versions; the layers' profile, on real ones; the command line."""
 
+import io
 import json
 import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from bench import experiments, profile, race
+from bench import accuracy, experiments, profile, race
 from bench.inputs import make_inputs
+from bench.reference import reference_logits
 from bench.worker import Worker
 from common.architecture import layers
 from common.machine import available_cores
-from common.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS, load_version
+from common.weights_file import intact
 from tests.bench_fakes import fake_inputs, make_version
 
 
@@ -135,6 +140,21 @@ def test_profile_finds_every_layer_of_a_version(small_weights_file):
     assert len(turns) == 2 and all(len(own) == 13 and {len(t) for t in own.values()} == {2} for own in turns)
 
 
+def test_accuracy_counts_first_names_and_five(small_weights_file, rng):
+    """Seven pictures, whose labels are chosen to stand in first to seventh place."""
+    version, labelled = load_version("v3_preload"), []
+    for place in range(7):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(file, "png")
+        image = version.image.load_image(file, intact(small_weights_file)["preprocessing"])
+        order = np.argsort(-reference_logits(small_weights_file, image))
+        labelled.append((file, 6 - int(order[place])))
+    classes = [f"class {6 - number}" for number in range(7)]  # the pictures' numbers are not the weights'
+    found = accuracy.measured("v3_preload", make_inputs(32, small_weights_file), labelled, classes)
+    extra = found["extra_info"]
+    assert (extra["accuracy"], extra["top5"], extra["calls"]) == (1 / 7, 5 / 7, 7) and found["group"] == "accuracy"
+
+
 def bench(*arguments):
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -161,6 +181,7 @@ def test_the_command_stores_prints_and_adds_to_a_file(small_weights_file, tmp_pa
         (["race", "v0"], "there is no 'v0'; choose from v1_loops"),
         (["reference", "latency"], "choose from race"),
         (["race", "--weights", "no/such"], "weights in no/such"),
+        (["accuracy"], "measured on labelled pictures: --data"),
         (["table", "--results", "no/such.json"], "no/such.json is no results file"),
     ],
 )

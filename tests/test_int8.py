@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from common import export_weights
 from common.versions import ROOT, load_version
 from common.weights_file import intact
-from docs import int8_bits
+from docs import int8_bits, int8_kernel
 from tests.codegen_support import own_cache as own_cache
 from tests.codegen_support import random_image
 from tests.test_codegen_sanitizers import CROSS, DRIVER, EMULATOR, POOL
@@ -300,10 +301,23 @@ def test_probes_are_near_the_float32_network(small_weights_file, rng):
         assert error < 0.5, f"{name}: {error}"  # 0.3 in layer4, since random weights amplify; a lost channel is 1
 
 
+def test_the_sample_is_what_show_prints():
+    command = [sys.executable, ROOT / "v8_int8" / "show.py", "layer1.0.conv2", "--isa", "avx2"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown == (ROOT / "v8_int8" / "sample.c").read_text("utf-8")
+
+
 def test_the_article_shows_the_accuracy_that_was_measured():
     measured = json.loads(int8_bits.RESULTS.read_text("utf-8"))
     assert int8_bits.MARKED.findall(int8_bits.ARTICLE.read_text("utf-8")) == [int8_bits.table(measured)]
     assert measured["pictures"] == 10_000 and measured["accuracy"].keys() == int8_bits.ROWS.keys()
+
+
+def test_the_article_shows_the_times_that_were_measured():
+    measured, text = json.loads(int8_kernel.RESULTS.read_text("utf-8")), int8_kernel.ARTICLE.read_text("utf-8")
+    expected = {name: table(measured) for name, table in int8_kernel.TABLES.items()}
+    assert {match[1]: match[0] for match in int8_kernel.MARKED.finditer(text)} == expected
+    assert sum(measured["steps"].values()) < 2 * measured["tiles"]["4"] and len(measured["steps"]) == 60
 
 
 TINY = ROOT.parent / "shared" / "data" / "tiny_imagenet"
