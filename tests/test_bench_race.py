@@ -124,8 +124,9 @@ def test_trace_gives_each_tensor_that_is_read_to_its_layer():
 
 
 def test_profile_finds_every_layer_of_a_version(small_weights_file):
-    benchmarks = experiments.profiles(make_inputs(64, small_weights_file), min(2, available_cores()), rounds=2)
-    assert [b["name"] for b in benchmarks] == list(VERSIONS[1:])
+    names = [name for name in VERSIONS[1:] if name != "v5_codegen"]  # whose steps are version 6's
+    benchmarks = experiments.profiles(make_inputs(64, small_weights_file), min(2, available_cores()), names, rounds=2)
+    assert [b["name"] for b in benchmarks] == names
     assert not [b for b in benchmarks if "reason" in b]
     for benchmark in benchmarks:
         parts = benchmark["extra_info"]["parts"]
