@@ -19,7 +19,7 @@ KEPT = ROOT / "weights"  # one file a picture size, of the last weights
 
 def quantised(weights: Path, image_size: int) -> Path:
     """Return the quantised graph's file, made now if it was not made before. Raises RuntimeError if that fails."""
-    made_of = [(path.resolve(), path.stat().st_mtime_ns) for path in (weights, Path(__file__))]
+    made_of = [(path.resolve(), path.stat().st_mtime_ns) for path in (weights, Path(__file__))], saturates()
     path = KEPT / f".int8-{image_size}-{zlib.crc32(repr(made_of).encode()):08x}.onnx"
     if not path.is_file():
         for stale in KEPT.glob(f".int8-{image_size}-*.onnx"):
@@ -31,8 +31,14 @@ def quantised(weights: Path, image_size: int) -> Path:
     return path
 
 
-def quantise(weights: Path, image_size: int, out: Path) -> None:
+def saturates() -> bool:
+    """Whether this machine adds two products in 16 bits, where 8 bits of weight are too many: it has no VNNI."""
     import cpuinfo
+
+    return not {"avx512_vnni", "avx_vnni", "asimddp"}.intersection(cpuinfo.get_cpu_info().get("flags", ()))
+
+
+def quantise(weights: Path, image_size: int, out: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -50,13 +56,11 @@ def quantise(weights: Path, image_size: int, out: Path) -> None:
         def get_next(self):
             return next(self.feeds, None)
 
-    # Without VNNI two products are added in 16 bits, and saturate: 7 bits of weight are advised there.
-    narrow = not {"avx512_vnni", "avx_vnni", "asimddp"}.intersection(cpuinfo.get_cpu_info().get("flags", ()))
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "quant_format": QuantFormat.QDQ}
     with tempfile.TemporaryDirectory() as directory:
         prepared, result = f"{directory}/prepared.onnx", f"{directory}/int8.onnx"
         quant_pre_process(export_onnx(weights, image_size, directory), prepared, skip_symbolic_shape=True)
-        quantize_static(prepared, result, Pictures(), per_channel=True, reduce_range=narrow, **types)
+        quantize_static(prepared, result, Pictures(), per_channel=True, reduce_range=saturates(), **types)
         partial = out.with_suffix(f".{os.getpid()}")
         partial.write_bytes(Path(result).read_bytes())
         partial.replace(out)
