@@ -19,11 +19,6 @@ from training.pictures import DataError
 
 # {command: (help, what runs it, the tables that it prints)}
 EXPERIMENTS = {
-    "accuracy": (
-        "labelled pictures named right, in float32 and in int8; --data names the pictures",
-        lambda inputs, a: accuracy(a.data, a.names),
-        lambda found: [tables.accuracy(found)],
-    ),
     "race": (
         "versions and other engines, taking turns",
         lambda inputs, a: experiments.races(inputs, a.threads, a.names, a.rounds, a.command == "reference"),
@@ -58,6 +53,11 @@ EXPERIMENTS = {
         "how long a load takes, against how much is read and from where",
         lambda inputs, a: caches.survey(inputs, a.rounds),
         lambda found: [tables.cache_sizes(found), tables.cache_sets(found), tables.cache_pages(found)],
+    ),
+    "accuracy": (
+        "labelled pictures named right, in float32 and in int8; --data names the pictures",
+        lambda inputs, a: accuracy(a.data, a.names),
+        lambda found: [tables.accuracy(found)],
     ),
 }
 

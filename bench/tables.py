@@ -207,7 +207,7 @@ def race(results: dict) -> Table:
                 fastest = f"as fast as the fastest engine in {precision}, {engine['name']}"
                 notes.append(f"On {plural(count, 'thread')} {claims} {fastest}.")
     headings = ["", "numbers", "threads", "one picture, ms", "p95", "p99", "÷ fastest", "memory, MiB"]
-    notes += [f"Accuracy: {first_of(named)}; see [version 8](v8_int8/README.md#accuracy)."] * bool(named)
+    notes += [f"Accuracy: {row}; see [version 8](v8_int8/README.md#accuracy)." for row in labelled(results)]
     return Table([*headings, "error of a logit", "accuracy"], rows, notes)
 
 
@@ -221,15 +221,14 @@ def accuracy(results: dict) -> Table:
         rows.append(
             cells + [f"{100 * (row[key] - base[key]):+.2f}" if base else MISSING for key in ("accuracy", "top5")]
         )
-    notes = failures(results, "accuracy") + [f"{first_of({row['name']: row for row in measured})}."] * bool(measured)
+    notes = failures(results, "accuracy") + [f"{text}." for text in labelled(results)]
     return Table(["", "numbers", "top-1", "top-5", "points", "points"], rows, notes)
 
 
-def first_of(named: dict[str, dict]) -> str:
-    """What the accuracy is a share of."""
-    row = next(iter(named.values()))
-    size = row["image_size"]
-    return f"of the small model of weights/demo, on {row['calls']:,} labelled pictures of {size}×{size}"
+def labelled(results: dict) -> list[str]:
+    """What the accuracy is a share of, if it was measured."""
+    text = "of the small model of weights/demo, on {calls:,} labelled pictures of {image_size}×{image_size}"
+    return [text.format(**row) for row in group(results, "accuracy")[:1]]
 
 
 def percent(share: float) -> str:

@@ -122,6 +122,11 @@ def test_sections(found, name, expected):
     assert expected in text
 
 
+def test_without_labelled_pictures_there_is_no_accuracy(found):
+    found["benchmarks"] = [b for b in found["benchmarks"] if b["group"] != "accuracy"]
+    assert "Accuracy:" not in tables.race(found).text("pipe") and not tables.accuracy(found).rows
+
+
 def test_what_failed_is_said(found):
     found["failed"] = [{"group": "race, 2 threads", "name": "v4_no_alloc", "reason": "killed"}]
     found["benchmarks"] = [b for b in found["benchmarks"] if b["name"] != "v4_no_alloc"]
