@@ -124,10 +124,11 @@ def note_convolution(operators, rng, case, lanes=None):
     weight = rng.standard_normal((out_channels, kernel, kernel, in_channels)).astype(np.float32)
     bias = rng.standard_normal(out_channels).astype(np.float32)
     if size:
-        tiles = operators.take(*version.winograd.tiled_shape(isa, x, out, size), in_channels)
-        transformed = version.winograd.transform_weights(weight.astype(np.float64), size)
-        operators.note(version.winograd.winograd_input, x, tiles, size=size)
-        operators.note(version.winograd.winograd_conv2d, tiles, out, transformed, bias, size=size)
+        tiling = {"size": size, "stride": stride}
+        tiles = operators.take(*version.winograd.tiled_shape(isa, x, out, **tiling), in_channels)
+        transformed = version.winograd.transform_weights(weight.astype(np.float64), **tiling)
+        operators.note(version.winograd.winograd_input, x, tiles, **tiling)
+        operators.note(version.winograd.winograd_conv2d, tiles, out, transformed, bias, **tiling)
     else:
         options = {"kernel": kernel, "stride": stride, "padding": padding, "add": case["add"], "relu": case["relu"]}
         operators.note(version.ops.conv2d, x, out, weight, bias, **options)

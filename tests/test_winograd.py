@@ -11,22 +11,23 @@ from tests.codegen_support import HERE, V7, Operators, note_convolution
 from tests.codegen_support import own_cache as own_cache
 
 ISA = V7.compiler.ISAS["avx512"]
-SIZES = st.sampled_from([2, 3, 4])
+SIZES, STRIDES = st.sampled_from([2, 3, 4]), st.sampled_from([1, 2])
 FRACTIONS = st.fractions(min_value=-9, max_value=9, max_denominator=7)
-FIXED = {"kernel": 3, "stride": 1, "padding": 1, "add": False, "relu": True}
+FIXED = {"kernel": 3, "padding": 1, "add": False, "relu": True}
 CONVOLUTION = st.fixed_dictionaries({
     "height": st.integers(1, 19), "width": st.integers(1, 33), "groups": st.integers(1, 5), "panels": st.integers(1, 3),
-    "border": st.integers(0, 1), "size": SIZES,
+    "border": st.integers(0, 1), "size": SIZES, "stride": STRIDES,
 })  # fmt: skip
 
 
-@given(data=st.data(), size=SIZES)
-def test_the_matrices_convolve_exactly(data, size):
+@given(data=st.data(), size=SIZES, stride=STRIDES)
+def test_the_matrices_convolve_exactly(data, size, stride):
     """In rational numbers there is no rounding: the identity holds to the last digit."""
-    at, g, bt = (np.array(matrix, dtype=object) for matrix in V7.winograd.matrices(size))
+    at, g, bt = (np.array(matrix, dtype=object) for matrix in V7.winograd.matrices(size, stride))
     weight = np.array(data.draw(st.lists(FRACTIONS, min_size=3, max_size=3)), dtype=object)
-    inputs = np.array(data.draw(st.lists(FRACTIONS, min_size=size + 2, max_size=size + 2)), dtype=object)
-    expected = [sum((weight[k] * inputs[i + k] for k in range(3)), Fraction(0)) for i in range(size)]
+    side = V7.winograd.side(size, stride)
+    inputs = np.array(data.draw(st.lists(FRACTIONS, min_size=side, max_size=side)), dtype=object)
+    expected = [sum((weight[k] * inputs[stride * i + k] for k in range(3)), Fraction(0)) for i in range(size)]
     assert (at @ ((g @ weight) * (bt @ inputs))).tolist() == expected
 
 
@@ -40,22 +41,37 @@ def test_convolutions(isa, cases, threads, seed):
     operators.run()
 
 
-def buffers(height, width, channels):
-    return (V7.buffers.Buffer("", (height, width, channels), ISA.width, border=1) for _ in range(2))
+def buffers(height, width, channels, stride):
+    """Input and output of a convolution with an output of height x width."""
+    shapes = (stride * height, stride * width, channels), (height, width, channels)
+    return (V7.buffers.Buffer("", shape, ISA.width, border=1) for shape in shapes)
 
 
-@pytest.mark.parametrize(("extent", "channels", "size"), [(56, 64, 4), (28, 128, 4), (14, 256, 3), (7, 512, None)])
-def test_tiles_of_the_paper_network(extent, channels, size):
+@pytest.mark.parametrize(
+    ("extent", "channels", "stride", "size"),
+    [
+        (56, 64, 1, 4),
+        (28, 128, 1, 4),
+        (14, 256, 1, 3),
+        (7, 512, 1, None),
+        (28, 128, 2, 4),
+        (14, 256, 2, 2),
+        (7, 512, 2, None),
+    ],
+)
+def test_tiles_of_the_paper_network(extent, channels, stride, size):
     """What measuring every size in turn chose, too: the article of version 7."""
-    assert V7.winograd.tile_size(ISA, *buffers(extent, extent, channels)) == size
+    assert V7.winograd.tile_size(ISA, *buffers(extent, extent, channels, stride), stride) == size
 
 
-@given(height=st.integers(1, 300), width=st.integers(1, 300), channels=st.sampled_from([64, 128, 256, 512]))
-def test_chosen_tiles_cover_the_output_and_fit(height, width, channels):
-    x, out = buffers(height, width, channels)
-    assume(size := V7.winograd.tile_size(ISA, x, out))
-    positions = (size + 2) ** 2
-    rows, columns = V7.winograd.tiled_shape(ISA, x, out, size)
+@given(
+    height=st.integers(1, 300), width=st.integers(1, 300), channels=st.sampled_from([64, 128, 256, 512]), stride=STRIDES
+)  # fmt: skip
+def test_chosen_tiles_cover_the_output_and_fit(height, width, channels, stride):
+    x, out = buffers(height, width, channels, stride)
+    assume(size := V7.winograd.tile_size(ISA, x, out, stride))
+    positions = V7.winograd.side(size, stride) ** 2
+    rows, columns = V7.winograd.tiled_shape(ISA, x, out, size, stride)
     assert rows % positions == 0 and columns % -(-width // size) == 0
     assert rows * columns // positions == -(-height // size) * -(-width // size)
     assert 4 * positions * columns * V7.ops.VECTORS * ISA.width <= V7.winograd.PRODUCT_BYTES  # it lies on the stack
@@ -69,12 +85,14 @@ def test_edges_cover_everything_once(extent, size):
 
 
 def test_it_multiplies_less():
-    """Eleven layers of 56*56*64*64*9: six in 196*64*64 for each of 36 positions, five in 25*256*256 for each of 25."""
+    """Thirteen layers of 56*56*64*64*9: six in 196*64*64 for each of 36 positions, five in 25*256*256 for each of 25; two
+    with stride 2, in 49*128*128 for each of 81 and 49*256*256 for each of 25.
+    """
     directly, found = 0, 0
     for step in V7.resnet50.Network(224, 1000, ISA).steps:
         if step.operator is V7.winograd.winograd_conv2d:
             tiles = step.x.height * step.x.width // step.taps
             found += tiles * (step.weight_size - step.out.channels)
             directly += step.out.height * step.out.width * step.x.channels * step.out.channels * 9
-    assert directly == 11 * 56**2 * 64**2 * 9
-    assert found == 6 * 36 * 196 * 64**2 + 5 * 25 * 25 * 256**2
+    assert directly == 13 * 56**2 * 64**2 * 9
+    assert found == 6 * 36 * 196 * 64**2 + 5 * 25 * 25 * 256**2 + 81 * 49 * 128**2 + 25 * 49 * 256**2

@@ -7,7 +7,7 @@ from buffers import Buffer
 from compiler import Isa
 from ops import VECTORS, braces, conv2d, fully_connected, weight_layout
 from threads import POOL
-from winograd import winograd_conv2d
+from winograd import side, winograd_conv2d
 
 PARAMETERS = "const float *weights, float *memory, long thread, long threads"
 
@@ -35,7 +35,7 @@ class Step:
     @property
     def taps(self) -> int:
         """Weights for each pair of an input and an output channel."""
-        return (self.arguments["size"] + 2) ** 2 if self.operator == winograd_conv2d else self.kernel**2
+        return side(**self.arguments) ** 2 if self.operator == winograd_conv2d else self.kernel**2
 
     @property
     def weight_size(self) -> int:

@@ -151,16 +151,16 @@ class Network:
         out_channels, kernel, _, _ = self.shapes[f"{conv}.weight"]
         out_h, out_w = ((size + 2 * padding - kernel) // stride + 1 for size in x.shape[:2])
         out = out or self.take(conv, out_h, out_w, out_channels, border)
-        if kernel == 3 and stride == 1 and (size := tile_size(self.isa, x, out)):
-            return self.winograd_conv(x, conv, bn, size, out)
+        if kernel == 3 and (size := tile_size(self.isa, x, out, stride)):
+            return self.winograd_conv(x, conv, bn, out, size=size, stride=stride)
         arguments = {"kernel": kernel, "stride": stride, "padding": padding, "add": add, "relu": relu}
         self.note(conv, conv2d, x, out, bn, **arguments)
         return out
 
-    def winograd_conv(self, x, conv, bn, size, out):
-        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, x, out, size), x.channels)
-        self.note(tiles.name, winograd_input, x, tiles, size=size)
-        self.note(conv, winograd_conv2d, tiles, out, bn, size=size)
+    def winograd_conv(self, x, conv, bn, out, **tiling):
+        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, x, out, **tiling), x.channels)
+        self.note(tiles.name, winograd_input, x, tiles, **tiling)
+        self.note(conv, winograd_conv2d, tiles, out, bn, **tiling)
         self.plan.release(tiles)
         return out
 

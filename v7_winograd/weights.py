@@ -95,6 +95,6 @@ class WeightPool:
                 if step.has_weights:
                     weight, bias = prepare(file, step)
                     if "size" in step.arguments:
-                        weight = transform_weights(weight, step.arguments["size"])
+                        weight = transform_weights(weight, **step.arguments)
                     packed = self.array[step.offset : step.offset + step.weight_size]
                     pack(weight, bias, step.x.lanes, step.weight_layout(isa), packed)

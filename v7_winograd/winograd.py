@@ -1,6 +1,7 @@
-"""Winograd's convolution: a 3x3 convolution with stride 1 in fewer multiplications.
+"""Winograd's convolution: a 3x3 convolution in fewer multiplications.
 
-A tile of size x size outputs depends on a tile of side x side inputs, side = size + 2. With three constant matrices
+A tile of size x size outputs depends on a tile of side x side inputs: size + 2, or 2 size + 1 with stride 2. With three
+constant matrices
 
     output = A^T [(G weight G^T) * (B^T input B)] A
 
@@ -43,7 +44,12 @@ WAIT = 26  # multiply-adds in the time in which one weight arrives from memory: 
 TRANSFORM = 28  # multiply-adds in the time in which one number is transformed, loaded and stored
 
 
-def tile_size(isa: Isa, x: Buffer, out: Buffer) -> int | None:
+def side(size: int, stride: int) -> int:
+    """Return how many inputs a row of `size` outputs depends on, which is how many products it takes."""
+    return stride * size + 3 - stride
+
+
+def tile_size(isa: Isa, x: Buffer, out: Buffer, stride: int = 1) -> int | None:
     """Return the size of tiles with which a 3x3 convolution is fastest, or None if it is without Winograd.
 
     The estimates count multiply-adds for each pair of channels.
@@ -51,75 +57,77 @@ def tile_size(isa: Isa, x: Buffer, out: Buffer) -> int | None:
     direct = 9 * max(out.height * out.width, WAIT)
     estimates = {}
     for size in (2, 3, 4):
-        positions, tiles = (size + 2) ** 2, ceil(out.height / size) * ceil(out.width / size)
-        if products_bytes(isa, out, size) <= PRODUCT_BYTES:
+        positions, tiles = side(size, stride) ** 2, ceil(out.height / size) * ceil(out.width / size)
+        if products_bytes(isa, out, size, stride) <= PRODUCT_BYTES:
             transforms = TRANSFORM * (1 / x.channels + 1 / out.channels)
             estimates[size] = positions * (max(tiles, WAIT) + tiles * transforms)
     best = min(estimates, key=estimates.get, default=None)
     return best if best and estimates[best] < 0.9 * direct else None
 
 
-def products_bytes(isa, out, size, rows=1):
+def products_bytes(isa, out, size, stride, rows=1):
     """Bytes of one panel's products, for some rows of tiles."""
-    return 4 * (size + 2) ** 2 * rows * ceil(out.width / size) * VECTORS * isa.width
+    return 4 * side(size, stride) ** 2 * rows * ceil(out.width / size) * VECTORS * isa.width
 
 
-def tiled_shape(isa: Isa, x: Buffer, out: Buffer, size: int) -> tuple[int, int]:
+def tiled_shape(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> tuple[int, int]:
     """Return (height, width) of the transformed input: a column for each tile of a strip, a row for each position.
 
     A strip is some rows of tiles; the strips follow one another. All weights are read once for each strip. If there are
     fewer of them than inputs, a strip is one row, and its inputs stay in a cache, too; else as many as may be.
     """
-    positions, rows, columns = (size + 2) ** 2, ceil(out.height / size), ceil(out.width / size)
+    positions, rows, columns = side(size, stride) ** 2, ceil(out.height / size), ceil(out.width / size)
     strip = 1
     if out.channels >= rows * columns:
-        strip = max(n for n in divisors(rows) if products_bytes(isa, out, size, n) <= PRODUCT_BYTES)
+        strip = max(n for n in divisors(rows) if products_bytes(isa, out, size, stride, n) <= PRODUCT_BYTES)
     return rows // strip * positions, strip * columns
 
 
-def winograd_input(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
+def winograd_input(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> Function:
     """Compute B^T tile B for every tile of x, which needs a border of 1. out: see `tiled_shape`."""
-    name, functions = f"winograd{size}_input_{x}", []
-    positions, columns = (size + 2) ** 2, ceil(x.width / size)
+    name, functions = f"winograd{size}_input_{x}" + "_stride2" * (stride == 2), []
+    extents = [ceil(extent / stride) for extent in (x.height, x.width)]  # of the convolution's output
+    positions, columns, step = side(size, stride) ** 2, ceil(extents[1] / size), size * stride
 
     def transform(height, width):
         tile = f"{name}_{height}x{width}"
-        functions.extend(input_tile(tile, x, out, size, height, width))
-        return [f"{tile}(in + (y * {x.row} + x * {x.lanes}) * {size}, result + (row * {columns} + x) * {out.lanes});"]
+        functions.extend(input_tile(tile, x, out, size, stride, height, width))
+        return [f"{tile}(in + (y * {x.row} + x * {x.lanes}) * {step}, result + (row * {columns} + x) * {out.lanes});"]
 
     body = loop("group", *part(0, x.groups), 1, [
         f"const float *in = input + group * {x.plane} + {x.at(-1, -1)};",
         *loop("strip", 0, out.height // positions, 1, [
             f"float *result = output + group * {out.plane} + strip * {positions * out.row};",
-            *each_tile(x, size, out.width // columns, transform),
+            *each_tile(extents, size, out.width // columns, transform),
         ]),
     ])  # fmt: skip
     return name, functions + define(name, body)
 
 
-def input_tile(name, x, out, size, height, width):
+def input_tile(name, x, out, size, stride, height, width):
     """Write the function that transforms a tile with height x width outputs; what lies beyond their inputs is zero."""
 
     def read(row, column):
-        return vector_at("in", row * x.row + column * x.lanes) if row < height + 2 and column < width + 2 else None
+        inside = row < side(height, stride) and column < side(width, stride)
+        return vector_at("in", row * x.row + column * x.lanes) if inside else None
 
     def write(row, column, value):
-        return [f"{vector_at('result', (row * (size + 2) + column) * out.row)} = {value};"]
+        return [f"{vector_at('result', (row * side(size, stride) + column) * out.row)} = {value};"]
 
-    _, _, bt = matrices(size)
+    _, _, bt = matrices(size, stride)
     return tile_function(name, "const float *in, float *result", both_sides(bt, read, write))
 
 
-def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
+def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> Function:
     """Multiply transformed tiles x by the weights, transform back, add the bias, apply ReLU.
 
     Unlike in `conv2d`, all input channels are one chunk: with at most 512 of them those of a position are 64 KB.
     In memory: the bias of every output channel; then for each panel of output channels, for each position in a tile,
     a matrix (input channels, channels of the panel).
     """
-    name, functions = f"winograd{size}_{x}_to_{out}", []
+    name, functions = f"winograd{size}_{x}_to_{out}" + "_stride2" * (stride == 2), []
     panel, panels, _ = weight_layout(isa, x, out, kernel=1)
-    positions, columns, matrix = (size + 2) ** 2, ceil(out.width / size), panel * x.channels
+    positions, columns, matrix = side(size, stride) ** 2, ceil(out.width / size), panel * x.channels
     products = Buffer("products", (positions, x.width, panel), out.lanes)
     spans, multiply = split(x.width, isa.pixels), []
     share = ceil(matrix / LINE / pieces(spans))  # cache lines of weights to prefetch in each register tile
@@ -133,7 +141,7 @@ def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
 
     def transform(height, width):
         tile = f"{name}_{height}x{width}_output"
-        functions.extend(output_tile(tile, products, out, size, height, width))
+        functions.extend(output_tile(tile, products, out, size, stride, height, width))
         return [
             f"{tile}(product + (row * {columns} + x) * {products.lanes}, bias,",
             f"    result + (y * {out.row} + x * {out.lanes}) * {size});",
@@ -155,7 +163,7 @@ def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
             f"const float *bias = weights + panel * {panel} + v * {isa.width};",
             f"const float *product = products + v * {products.plane};",
             f"float *result = output + (panel * {VECTORS} + v) * {out.plane} + {out.at(0, 0)};",
-            *each_tile(out, size, x.width // columns, transform),
+            *each_tile((out.height, out.width), size, x.width // columns, transform),
         ]),
     ])  # fmt: skip
     return name, functions + define(name, [
@@ -165,11 +173,11 @@ def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int) -> Function:
     ])  # fmt: skip
 
 
-def output_tile(name, products, out, size, height, width):
+def output_tile(name, products, out, size, stride, height, width):
     """Write the function that computes A^T tile A for a vector of channels, of which height x width are kept."""
 
     def read(row, column):
-        return vector_at("product", (row * (size + 2) + column) * products.row)
+        return vector_at("product", (row * side(size, stride) + column) * products.row)
 
     def write(row, column, value):
         if row >= height or column >= width:
@@ -177,7 +185,7 @@ def output_tile(name, products, out, size, height, width):
         place, name = vector_at("result", row * out.row + column * out.lanes), f"y{row}_{column}"
         return [f"const vector {name} = {value} + *(vector *)bias;", f"{place} = {relu_of(name)};"]
 
-    at, _, _ = matrices(size)
+    at, _, _ = matrices(size, stride)
     return tile_function(name, "const float *product, const float *bias, float *result", both_sides(at, read, write))
 
 
@@ -185,16 +193,16 @@ def tile_function(name, parameters, body):
     return [*braces(f"static __attribute__((noinline)) void {name}({parameters})", body), ""]
 
 
-def each_tile(buffer, size, strip, transform):
-    """Write the loops over the tiles of strip number `strip`, which has so many rows.
+def each_tile(extents, size, strip, transform):
+    """Write the loops over the tiles of strip number `strip`, which has so many rows, of an output of these extents.
 
     transform(height, width) returns the lines for a tile with so many outputs: those at the right and bottom edge may
     have fewer. In these lines y and x number the tiles, and `row` the strip's rows.
     """
     lines = []
-    for height, first_y, end_y in edges(buffer.height, size):
+    for height, first_y, end_y in edges(extents[0], size):
         row = [f"long row = y - strip * {strip};"]
-        for width, first_x, end_x in edges(buffer.width, size):
+        for width, first_x, end_x in edges(extents[1], size):
             row += loop("x", first_x, end_x, 1, transform(height, width))
         lines += loop("y", first_y, end_y, 1, braces(f"if (y / {strip} == strip)", row))
     return lines
@@ -234,20 +242,36 @@ def weighted_sum(factors, terms):
     return text.removeprefix(" + ") or "(vector){0}"
 
 
-def matrices(size: int) -> tuple[Matrix, Matrix, Matrix]:
+def matrices(size: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
     """Return A^T (size, side), G (side, 3) and B^T (side, side), all of Fractions.
+
+    Stride 2 is two convolutions with stride 1 (polyphase): taps 0 and 2 meet the even inputs; tap 1 meets the odd ones,
+    a product for each output.
+    """
+    if stride == 1:
+        return toom_cook(size, 3)
+    at, g, bt = toom_cook(size, 2)
+    unit = [[Fraction(row == column) for column in range(2 * size + 1)] for row in range(2 * size + 1)]
+    at = [[*row, *one[:size]] for row, one in zip(at, unit)]
+    g = [[even, Fraction(0), odd] for even, odd in g] + [unit[1][:3]] * size
+    bt = [[row[n // 2] * (n % 2 == 0) for n in range(2 * size + 1)] for row in bt] + unit[1::2]
+    return at, g, bt
+
+
+def toom_cook(size: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Return the matrices for `size` outputs of a filter with stride 1.
 
     Toom and Cook's multiplication of polynomials, transposed (Lavin and Gray 2016, section 4): column j of A^T and row
     j of G hold the powers of point j, row j of B^T the polynomial that is zero at all other points.
     """
-    points = [Fraction(point) for point in POINTS[: size + 1]]
+    points = [Fraction(point) for point in POINTS[: size + taps - 2]]
     at = [[point**power for point in points] + [Fraction(power == size - 1)] for power in range(size)]
     g, bt = [], []
     for point in points:
         others = [other for other in points if other != point]
-        g.append([point**power / prod(point - other for other in others) for power in range(3)])
+        g.append([point**power / prod(point - other for other in others) for power in range(taps)])
         bt.append([*polynomial(others), Fraction(0)])
-    return at, [*g, [Fraction(0), Fraction(0), Fraction(1)]], [*bt, polynomial(points)]
+    return at, [*g, [Fraction(power == taps - 1) for power in range(taps)]], [*bt, polynomial(points)]
 
 
 def polynomial(zeros):
@@ -258,7 +282,7 @@ def polynomial(zeros):
     return coefficients
 
 
-def transform_weights(weight: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def transform_weights(weight: NDArray[np.float64], size: int, stride: int) -> NDArray[np.float64]:
     """Return G weight G^T for every pair of channels: (out, 1, 1, positions * in), from (out, 3, 3, in), float64."""
-    g = np.array(matrices(size)[1], dtype=np.float64)
+    g = np.array(matrices(size, stride)[1], dtype=np.float64)
     return np.einsum("ak,oklc,bl->oabc", g, weight, g, optimize=True).reshape(len(weight), 1, 1, -1)
