@@ -118,7 +118,7 @@ def step_flops(version, step) -> float:
 
 def winograd_flops(version, step) -> float:
     """Transforms: of each tile and channel. Products: one multiply-add for each position and pair of channels."""
-    at, _, bt = version.winograd.matrices(step.arguments["size"])
+    at, _, bt = version.winograd.matrices(**step.arguments)
     positions = len(bt) ** 2
     if step.operator.__name__ == "winograd_input":
         return prod(step.out.shape) / positions * both_sides(bt)

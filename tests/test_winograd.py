@@ -85,8 +85,8 @@ def test_edges_cover_everything_once(extent, size):
 
 
 def test_it_multiplies_less():
-    """Thirteen layers of 56*56*64*64*9: six in 196*64*64 for each of 36 positions, five in 25*256*256 for each of 25; two
-    with stride 2, in 49*128*128 for each of 81 and 49*256*256 for each of 25.
+    """Thirteen layers of 56*56*64*64*9: six in 196*64*64 for each of 36 positions, five in 25*256*256 for each of 25;
+    two with stride 2, in 49*128*128 for each of 81 and 49*256*256 for each of 25.
     """
     directly, found = 0, 0
     for step in V7.resnet50.Network(224, 1000, ISA).steps:
