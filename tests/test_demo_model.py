@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import skimage.data
 
-from common import export_weights
 from common.versions import ROOT
 from common.weights_file import intact
 from training.evaluate import evaluate
