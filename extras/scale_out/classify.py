@@ -30,7 +30,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "extras" / "scale_out")]
+PLACES = [str(ROOT), str(ROOT / "extras" / "scale_out")]
+sys.path[:0] = PLACES
 
 from pictures import Picture, SourceError, Store, batches, contents, find
 
@@ -168,7 +169,7 @@ def start(address: str | None) -> int:
     import ray
 
     variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
-    options = {"runtime_env": {"env_vars": variables | {"PYTHONPATH": str(ROOT)}}, "log_to_driver": False}
+    options = {"runtime_env": {"env_vars": variables | {"PYTHONPATH": os.pathsep.join(PLACES)}}, "log_to_driver": False}
     if address is None:
         options |= {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
     try:
