@@ -1,7 +1,7 @@
 """What Ray costs on one machine: extras/scale_out's workers, and as many processes that share a list of pictures.
 
-`python docs/beyond_one_machine.py [WEIGHTS]` takes three minutes on two quiet cores. Both sides read and decode the same
-pictures, run version 7 with one thread in each process, and take turns. It writes docs/beyond_one_machine.json, and from
+`python docs/beyond_one_machine.py [WEIGHTS]` takes three minutes on two quiet cores. Both sides read and decode the
+same pictures, run version 7 with one thread a process, and take turns. It writes docs/beyond_one_machine.json, and from
 it the table in docs/beyond-one-machine.md.
 """
 

@@ -118,6 +118,7 @@ def test_bad_arguments_are_one_line_and_start_nothing(tmp_path, rng, demo):
         assert "Traceback" not in done.stderr and (done.returncode == 2 or done.stderr.count("\n") == 1), done.stderr
 
 
+@pytest.mark.exhaustive
 def test_results_of_another_run_are_refused(tmp_path, rng, demo):
     (path,) = make_pictures(tmp_path, rng, 1)
     out = tmp_path / "out"

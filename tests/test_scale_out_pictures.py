@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
+from common.versions import ROOT
 from extras.scale_out.classify import SCHEMA, Worker
 from extras.scale_out.pictures import Picture, SourceError, Store, batches, contents, find, text
 from tests.scale_out_support import make_pictures
@@ -28,7 +30,7 @@ def read(source):
 
 def listed(source, out, size=4, made_by="v"):
     """The rows that `batches` gives: ([(name, paths), ...], the sum of their counts)."""
-    rows = list(batches(str(source), str(out), size, SCHEMA.names, made_by))
+    rows = list(batches(str(source), str(out), size, made_by))
     assert not [row for row in rows if row["failed"]]
     found = [(name, [picture.path for picture in own]) for name, own in (pickle.loads(row["batch"]) for row in rows)]
     return [pair for pair in found if pair[1]], {
@@ -190,3 +192,21 @@ def test_workers_share_one_file_of_packed_weights(tmp_path, small_weights_file, 
     assert one.failed is None and two.failed is None and len(kept) == len(compiled) == 1
     assert os.path.samefile(two.model.weights.array.filename, kept[0]) and not two.model.weights.array.flags.writeable
     assert one.model.threads == two.model.threads == 1
+
+
+def test_results_of_another_run_are_refused(tmp_path):
+    (tmp_path / "list").write_text("a.jpg")
+    out = tmp_path / "out"
+    out.mkdir()
+    for made_by, content, expected in (("w", None, "another version"), ("v", b"PAR1", "damaged")):
+        write(out, "x", [("y", False)], made_by)
+        if content:
+            (out / "x.parquet").write_bytes(content)
+        (row,) = batches(str(tmp_path / "list"), str(out), 4, "v")
+        assert row["failed"].startswith(f"{out}/x.parquet is ") and expected in row["failed"]
+
+
+def test_make_asks_for_pictures():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    result = subprocess.run(["make", "scale-out"], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert result.returncode == 2 and "error: PICTURES=PATH names the pictures" in result.stderr and not result.stdout

@@ -208,7 +208,7 @@ def results(arguments: argparse.Namespace, made_by: str, workers: int):
     context = DataContext.get_current()
     context.target_max_block_size = 1  # byte: each row is a block, and so a task of its own
     context.enable_progress_bars = context.print_on_execution_start = False
-    listed = partial(batches, arguments.source, arguments.out, arguments.batch, SCHEMA.names, made_by)
+    listed = partial(batches, arguments.source, arguments.out, arguments.batch, made_by)
     # Listed on this machine: with it the whole job would die, so no other machine's death can make the list anew.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     dataset = ray.data.read_datasource(Batches(listed), num_cpus=0, override_num_blocks=1, label_selector=here).map(

@@ -208,7 +208,7 @@ def parquet_contents(file, group, pictures):
         yield from ((picture, error) for picture in left)
 
 
-def batches(source: str, out: str, size: int, columns: list[str], made_by: str) -> Iterator[dict]:
+def batches(source: str, out: str, size: int, made_by: str) -> Iterator[dict]:
     """Yield as rows the batches of pictures that `out` does not hold yet.
 
     A batch is named after all its pictures, done or not, so that it has the same name whenever it is listed. What is
@@ -230,7 +230,7 @@ def batches(source: str, out: str, size: int, columns: list[str], made_by: str) 
         return is_new
 
     try:
-        for rows in written(out, columns, made_by):
+        for rows in written(out, made_by):
             known.executemany("insert or ignore into done values (?, ?)", rows)
         pictures = filter(new, find(source, out))
         while batch := list(itertools.islice(pictures, size)):
@@ -248,7 +248,7 @@ def batches(source: str, out: str, size: int, columns: list[str], made_by: str) 
         yield row("", [], str(error))
 
 
-def written(out: str, columns: list[str], made_by: str) -> Iterator[list[tuple[str, bool]]]:
+def written(out: str, made_by: str) -> Iterator[list[tuple[str, bool]]]:
     """Yield the paths in each file of `out`, and whether they have errors. Raises SourceError."""
     for file in Store(out).walk():
         name = text(file)
