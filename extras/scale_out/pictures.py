@@ -131,7 +131,8 @@ def find_files(source: str, out: str) -> Iterator[str]:
     try:
         if kind == "directory":
             for file in store.walk():
-                if file.partition("?")[0].lower().endswith(suffixes) and not file.startswith(os.path.join(out, "")):
+                name = text(file)
+                if name.lower().endswith(suffixes) and not name.startswith(f"{text(out)}/"):
                     yield file
         elif kind == "file" and path.lower().endswith(suffixes):
             yield source
