@@ -81,13 +81,16 @@ def table(results):
         for index, name in enumerate([f"{results['cores']} processes of one thread", "the same under Ray Data"])
     ]
     text = tabulate(rows, ["", "pictures/s", "at work after, s"], "pipe", disable_numparse=True)
-    made = f"{results['pictures']} pictures a round, {len(results['rounds'])} rounds, on {results['processor']}"
+    size = results["size"]
+    made = f"{results['weights']} weights, {size}x{size} pixels, {results['pictures']} pictures a round, {len(results['rounds'])} rounds, on {results['processor']}"
     return f"\n{text}\n\nRay Data keeps {100 * ratio:.0f} % of the rate. {VERSION}, {made}.\n\n"
 
 
 def main(weights):
     cores = available_cores()
     results = {"processor": cpuinfo.get_cpu_info()["brand_raw"], "cores": cores, "pictures": PICTURES, "rounds": []}
+    manifest = load_version(VERSION).weights.read_manifest(weights)
+    results |= {"weights": manifest["source"], "size": manifest["preprocessing"]["crop"]}
     samples = sorted((ROOT / "samples").glob("*.jpg"))
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as directory:
