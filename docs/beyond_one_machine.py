@@ -81,9 +81,9 @@ def table(results):
         for index, name in enumerate([f"{results['cores']} processes of one thread", "the same under Ray Data"])
     ]
     text = tabulate(rows, ["", "pictures/s", "at work after, s"], "pipe", disable_numparse=True)
-    size = results["size"]
-    made = f"{results['weights']} weights, {size}x{size} pixels, {results['pictures']} pictures a round, {len(results['rounds'])} rounds, on {results['processor']}"
-    return f"\n{text}\n\nRay Data keeps {100 * ratio:.0f} % of the rate. {VERSION}, {made}.\n\n"
+    weights = f"{results['weights']} weights, {results['size']}x{results['size']} pixels"
+    made = f"{results['pictures']} pictures a round, {len(results['rounds'])} rounds, on {results['processor']}"
+    return f"\n{text}\n\nRay Data keeps {100 * ratio:.0f} % of the rate. {VERSION}, {weights}, {made}.\n\n"
 
 
 def main(weights):
