@@ -220,6 +220,18 @@ def test_any_two_versions(address, browser):
     wait(browser, lambda browser: "Twice the same version" in browser.find_element(By.CSS_SELECTOR, ".diff-count").text)
 
 
+def test_the_rungs_beside_the_ladder(address, browser):
+    rungs = steps.rungs()
+    assert len(rungs) > 5
+    browser.get(f"{address}/docs/ladder.html")
+    drawn(browser)
+    chosen = list(rungs)[-2:]
+    for name, rung in zip(("before", "after"), chosen):
+        Select(browser.find_element(By.NAME, name)).select_by_visible_text(rung)
+    count = changed_lines(*(rungs[rung]["kernel.c"] for rung in chosen))
+    wait(browser, lambda browser: drawn(browser) == f"{' → '.join(chosen)}: {count} lines changed.")
+
+
 def test_search_finds_winograd(address, browser):
     browser.get(f"{address}/index.html")
     browser.find_element(By.CSS_SELECTOR, ".sidebar-search").send_keys("Winograd", Keys.ENTER)
