@@ -85,7 +85,7 @@ def software(directory: str) -> dict[str, Work]:
 
     blas: FLOP of a square product. calls: of a NumPy function on one number. tensors: small ones read from a file.
     copied: bytes of large ones. turns: multiply-adds of version 1's innermost loop, whose numbers lie in the order of
-    their use; scattered: the same with the objects in any order, as memory that was freed and taken again has them.
+    their use; scattered: the same with the objects in any order, the worst that reused memory could do.
     """
     square = np.ones((SQUARE, SQUARE), dtype=np.float32)
     small, product = np.zeros(1, dtype=np.float32), np.empty_like(square)
