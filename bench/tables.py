@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from math import floor as floor_of
 from math import log10
@@ -476,6 +476,11 @@ def profile(results: dict, version: str) -> Table:
     return Table(headings, rows, [f"{version}, {plural(profiled['threads'], 'thread')}: {milliseconds(profiled)} ms"])
 
 
+def missing(experiment: str, rows: Collection = ()) -> list[str]:
+    """What to say in place of a table without rows."""
+    return [] if rows else [f"Not measured: `python -m bench {experiment}`."]
+
+
 def ladder_isas(results: dict) -> list[str]:
     """The instruction sets on which the ladder was climbed, the best first."""
     groups = dict.fromkeys(benchmark["group"] for benchmark in results["benchmarks"])
@@ -533,7 +538,7 @@ def rung(results: dict, name: str) -> Table:
         for layer, row in found.items()
     ]
     if not numbers:
-        return Table(notes=["Not measured: `python -m bench ladder`."])
+        return Table(notes=missing("ladder"))
     row = next(iter(found.values()))
     counts = sorted(row["instructions"].items(), key=lambda item: -item[1])
     total, census = sum(row["instructions"].values()), ", ".join(f"{count} `{name}`" for name, count in counts[:4])
@@ -548,14 +553,14 @@ def tiles(results: dict) -> Table:
     rates = {(row["pixels"], row["vectors"]): digits(row["gflops"]) for row in found}
     vectors = sorted({v for _, v in rates})
     rows = [[str(p), *(rates.get((p, v), MISSING) for v in vectors)] for p in sorted({p for p, _ in rates})]
-    notes = [f"The 3x3 on {found[0]['isa']}, GFLOP/s."] if found else []
+    notes = [f"The 3x3 on {found[0]['isa']}, GFLOP/s."] if found else missing("ladder")
     return Table(["pixels", *(plural(v, "vector") for v in vectors)], rows, failures(results, "ladder, tiles") + notes)
 
 
 def chains(results: dict) -> Table:
     """GFLOP/s of multiply-adds in so many chains."""
     rates = {row["name"]: digits(row["gflops"]) for row in group(results, "ladder, chains")}
-    return Table(["chains", *rates], [["GFLOP/s", *rates.values()]] if rates else [])
+    return Table(["chains", *rates], [["GFLOP/s", *rates.values()]] * bool(rates), missing("ladder", rates))
 
 
 def loads(results: dict, experiment: str) -> dict[int, str]:
@@ -569,7 +574,8 @@ def cache_sizes(results: dict) -> Table:
     said = next((row["linux"] for row in group(results, "caches, size")), {})
     caches = [f"{name} {bytes_text(size)}, {ways} ways, {sets:,} sets" for name, (size, ways, sets) in said.items()]
     rows = [[bytes_text(size), time] for size, time in sorted(found.items()) if size & (size - 1) == 0]
-    return Table(["bytes in use", "ns a load"], rows, [f"Linux says: {'; '.join(caches)}."] * bool(caches))
+    said_so = [f"Linux says: {'; '.join(caches)}."] * bool(caches)
+    return Table(["bytes in use", "ns a load"], rows, said_so + missing("caches", rows))
 
 
 def bytes_text(size: int) -> str:
@@ -580,7 +586,8 @@ def cache_sets(results: dict) -> Table:
     """Lines 4096 bytes apart, which share a set of the first-level cache, and lines 4160 apart, which do not."""
     apart = {stride: loads(results, f"{stride} bytes apart") for stride in (4096, 4160)}
     rows = [[str(count), *(apart[stride].get(count, MISSING) for stride in apart)] for count in apart[4096]]
-    return Table(["lines", *(f"{stride} bytes apart, ns a load" for stride in apart)], rows)
+    headings = ["lines", *(f"{stride} bytes apart, ns a load" for stride in apart)]
+    return Table(headings, rows, missing("caches", rows))
 
 
 def cache_pages(results: dict) -> Table:
@@ -589,13 +596,14 @@ def cache_pages(results: dict) -> Table:
     counts = [count for count in sorted(small) if count & (count - 1) == 0]
     rows = [[f"{n:,}", *(found.get(place, MISSING) for found, place in ((dense, 64 * n), (small, n), (large, n)))]
             for n in counts]  # fmt: skip
-    return Table(["lines", "side by side, ns a load", "4 KiB apart", "the same in pages of 2 MiB"], rows)
+    headings = ["lines", "side by side, ns a load", "4 KiB apart", "the same in pages of 2 MiB"]
+    return Table(headings, rows, missing("caches", rows))
 
 
 def cache_strides(results: dict) -> Table:
     """Reading every n-th byte of 128 MiB: below a line's length nothing is saved."""
     rows = [[str(row["point"]), digits(row["min"], 1e-3)] for row in group(results, "caches, stride")]
-    return Table(["a byte of every", "ms for 128 MiB"], rows)
+    return Table(["a byte of every", "ms for 128 MiB"], rows, missing("caches", rows))
 
 
 def throughput(results: dict) -> Table:
