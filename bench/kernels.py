@@ -155,13 +155,14 @@ def version_kernel(version, task: Task, isa) -> Kernel:
         arguments = {"kernel": layer.kernel, "padding": layer.kernel // 2, "add": task.residual_too}
         steps = [version.codegen.Step(layer.name, version.ops.conv2d, x, out, arguments)]
     else:
-        winograd, size = version.winograd, version.winograd.tile_size(isa, x, out) or 2  # for any layer
-        tiles = plan.take("tiles", (*winograd.tiled_shape(isa, x, out, size), layer.in_shape[2]), isa.width)
+        winograd = version.winograd
+        tiling = {"size": winograd.tile_size(isa, x, out) or 2, "stride": layer.stride}  # 2: for any layer
+        tiles = plan.take("tiles", (*winograd.tiled_shape(isa, x, out, **tiling), layer.in_shape[2]), isa.width)
         steps = [
-            version.codegen.Step(f"{layer.name}.transform", winograd.winograd_input, x, tiles, {"size": size}),
-            version.codegen.Step(layer.name, winograd.winograd_conv2d, tiles, out, {"size": size}),
+            version.codegen.Step(f"{layer.name}.transform", winograd.winograd_input, x, tiles, tiling),
+            version.codegen.Step(layer.name, winograd.winograd_conv2d, tiles, out, tiling),
         ]
-        weight = winograd.transform_weights(weight, size)
+        weight = winograd.transform_weights(weight, **tiling)
     weights = version.buffers.aligned(steps[-1].weight_size)
     version.weights.pack(weight, task.bias, x.lanes, steps[-1].weight_layout(isa), weights)
     return generated(version, task, isa, plan, steps, weights, (x, out), (1.0, 1.0, 1.0))

@@ -188,7 +188,7 @@ def ladder(results: dict) -> Figure:
         for place, (name, measured) in enumerate(rows.items()):
             if row := measured.get(layer):
                 shown = shade(VERSION_COLOURS.get(RUNGS[name].source, VERSION_COLOURS["v5_codegen"]), strength)
-                axes.barh(place + shift, row["gflops"], 0.38, color=shown, label=layer if name == "plain" else None)
+                axes.barh(place + shift, row["gflops"], 0.38, color=shown, label=layer if place == 0 else None)
                 label(axes, digits(row["gflops"]), row["gflops"], place + shift, 4, size=8)
     label(axes, f"peak {digits(peak)}", peak, -0.75, 4, size=9)
     axes.set_yticks(range(len(rows)), [RUNGS[name].title for name in rows])
