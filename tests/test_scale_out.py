@@ -47,6 +47,7 @@ def add_bad(directory):
     return [str(directory / name) for name in BAD]
 
 
+@pytest.mark.exhaustive
 def test_a_directory_is_classified_as_infer_does_it_then_gone_on_with(tmp_path, rng, demo):
     """Damaged pictures, a missing one, a name that is no text; then only what is new, then nothing."""
     source, out = tmp_path / "my pictures", tmp_path / "out"

@@ -52,7 +52,7 @@ def sections() -> dict[str, list[Path]]:
 def articles() -> list[Path]:
     """Every Markdown file of the repository that is a page of the site."""
     visible = (path for path in sorted(ROOT.rglob("*.md")) if "/." not in f"/{path.relative_to(ROOT)}")
-    return [path for path in visible if "_out/" not in f"{path.relative_to(ROOT)}"]
+    return [path for path in visible if not path.relative_to(ROOT).parts[0].endswith("_out")]
 
 
 def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
