@@ -75,7 +75,7 @@ def test_stated_accuracy_is_that_of_the_files():
         assert "| {version} | {pictures:,} | {top1:.2%} | {top5:.2%} |".format(**result).replace("%", " %") in CARD
     for row in SIZES:
         assert "| {kernels} | {size}×{size} | {top1:.2%} | {top5:.2%} |".format(**row).replace("%", " %") in CARD
-    summary = f"names {whole['top1']:.0%} of such pictures right at once and {whole['top5']:.0%} among five"
+    summary = f"first answer is right for {whole['top1']:.0%}, and one of its first five for {whole['top5']:.0%}"
     assert summary.replace("%", " %") in (ROOT / "README.md").read_text("utf-8").replace("\n", " ")
     *sizes, packed = SIZES
     before = max(sizes, key=lambda row: row["top1"])
