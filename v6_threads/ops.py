@@ -175,7 +175,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     place = max((place for place in turns if share >= turns[place]), key=turns.get, default="group")
     count = ceil(share / turns[place])
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
-    prefetch = [f"__builtin_prefetch({line}, 0, 2);" for line in lines] + [f"next += {count * LINE};"]
+    prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
     channels += prefetch if place == "channel" else []
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
     tap = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if place == "tap" else []) + tap, "const float *")

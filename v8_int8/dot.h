@@ -13,10 +13,21 @@ typedef int word __attribute__((may_alias));
 typedef signed char bytes __attribute__((vector_size(2 * WIDTH), may_alias));
 typedef short shorts __attribute__((vector_size(4 * WIDTH)));
 typedef int vector __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int mask __attribute__((vector_size(16)));
 typedef float floats __attribute__((vector_size(4 * WIDTH), may_alias));
 
 static inline vector broadcast(const byte *x) {
     return *(const word *)x + (vector){0};
+}
+
+/* Three numbers (and one that is not used, the next pixel's) as bytes, as `put` does it. */
+static inline word four_bytes(const float *x, float factor, float zero) {
+    four value = *(const four *)x * factor + zero, most = zero - zero + (four){127, 127, 127, 127};
+    value = (four)((mask)value & (value > 0.0f));
+    value = (four)(((mask)value & (value < most)) | ((mask)most & ~(value < most)));
+    mask bits = (mask)(value + 12582912.0f) & 127;
+    return bits[0] | bits[1] << 8 | bits[2] << 16;
 }
 
 static inline floats scaled(vector sum, floats factor, floats bias) {

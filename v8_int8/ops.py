@@ -164,6 +164,8 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
             at, pixel = stride * (row * x.row + column * x.lanes) + lane, f"{row}_{column}"
             lines.append(f"const vector x{pixel} = broadcast(c + {at});")
             lines += [f"part{pixel}_{v} = dot4(part{pixel}_{v}, x{pixel}, w{v});" for v in range(VECTORS)]
+        if x.groups == 1:  # neighbouring windows overlap: gcc would keep more pixels in registers than there are
+            lines.append('__asm__ volatile("" ::: "memory");')
         channels += braces("", lines)
     channels += [f"sum{name} = end(sum{name}, part{name});" for name in names]
     channels.append(f"w += {unroll * VECTORS * isa.width};")
@@ -175,7 +177,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     place = max((place for place in turns if share >= turns[place]), key=turns.get, default="group")
     count = ceil(share / turns[place])
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
-    prefetch = [f"__builtin_prefetch({line}, 0, 2);" for line in lines] + [f"next += {count * LINE};"]
+    prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
     channels += prefetch if place == "channel" else []
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const byte *")
     tap = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if place == "tap" else []) + tap, "const byte *")
@@ -194,18 +196,12 @@ def assign(targets, values):
 def quantize(isa: Isa, x: Buffer, out: Buffer) -> Function:
     """Turn the picture's float32 numbers into bytes, four a pixel; zero becomes ZERO."""
     body = [
-        "const float factor = *(const float *)weights;",
         f"const float *pixel = (const float *)(input + y * {x.row} + x * {4 * x.lanes});",
-        f"byte *result = output + {out.at(0, 0)} + y * {out.row} + x * {out.lanes};",
-        *loop("channel", 0, 3, 1, [
-            f"float value = pixel[channel] * factor + {ZERO}.0f;",
-            "value = value > 0.0f ? value : 0.0f;",
-            "value = value < 127.0f ? value : 127.0f;",
-            "result[channel] = (byte)(value + 12582912.0f - 12582912.0f);",
-        ]),
-    ]  # fmt: skip
+        f"*(word *)(output + {out.at(0, 0)} + y * {out.row} + x * {out.lanes}) = four_bytes(pixel, *factor, {ZERO}.0f);",
+    ]
+    rows = loop("y", *part(0, out.height), 1, loop("x", 0, out.width, 1, body))
     name = f"quantize_{out}"
-    return name, define(name, loop("y", *part(0, out.height), 1, loop("x", 0, out.width, 1, body)))
+    return name, define(name, ["const float *factor = (const float *)weights;", *rows])
 
 
 def max_pool(isa: Isa, x: Buffer, out: Buffer, kernel: int, stride: int, padding: int) -> Function:

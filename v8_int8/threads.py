@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 POOL = r"""
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -31,7 +32,7 @@ struct pool {
 };
 
 /* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
-   they differ; after some tens of microseconds asleep, since there may be no core for the thread that is missing. */
+   they differ; then offering the core, which the thread that is missing may need; after some milliseconds asleep. */
 static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
@@ -45,6 +46,9 @@ static void barrier(struct pool *pool) {
     for (long spins = 0; spins < 20000; spins += 1) {
         if (atomic_load_explicit(&pool->phase, memory_order_acquire) != phase) {
             return;
+        }
+        if (spins > 10000) {
+            sched_yield();
         }
     }
     pthread_mutex_lock(&pool->mutex);
