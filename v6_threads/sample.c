@@ -28,7 +28,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
     sum1_2_0 = *(vector *)bias;
     sum1_2_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next);
         next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
             for (const float *x = y; x < y + 24; x += 8) {
@@ -116,7 +116,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
     sum1_1_0 = *(vector *)bias;
     sum1_1_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next);
         next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
             for (const float *x = y; x < y + 24; x += 8) {
@@ -207,6 +207,7 @@ static void (*const steps[])(const float *weights, float *memory, long thread, l
 };
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -224,7 +225,7 @@ struct pool {
 };
 
 /* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
-   they differ; after some tens of microseconds asleep, since there may be no core for the thread that is missing. */
+   they differ; then offering the core, which the thread that is missing may need; after some milliseconds asleep. */
 static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
@@ -238,6 +239,9 @@ static void barrier(struct pool *pool) {
     for (long spins = 0; spins < 20000; spins += 1) {
         if (atomic_load_explicit(&pool->phase, memory_order_acquire) != phase) {
             return;
+        }
+        if (spins > 10000) {
+            sched_yield();
         }
     }
     pthread_mutex_lock(&pool->mutex);

@@ -43,7 +43,8 @@ class Step:
         return self.out.channels * (1 + self.x.channels * self.taps) if self.has_weights else 0
 
     def weight_layout(self, isa: Isa) -> tuple[int, int, int]:
-        return weight_layout(isa, self.x, self.out, self.kernel)
+        panel, panels, chunks = weight_layout(isa, self.x, self.out, self.kernel)
+        return panel, panels, 1 if self.operator == winograd_conv2d else chunks
 
 
 def generate(steps: list[Step], isa: Isa) -> str:

@@ -25,9 +25,9 @@ static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x5(
     sum0_4_0 = *(vector *)bias;
     sum0_4_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next, 0, 2);
-        __builtin_prefetch(next + 16, 0, 2);
-        __builtin_prefetch(next + 32, 0, 2);
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 16);
+        __builtin_prefetch(next + 32);
         next += 48;
         for (const float *y = in; y < in + 112; y += 112) {
             for (const float *x = y; x < y + 8; x += 8) {
@@ -107,9 +107,9 @@ static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x4(
     sum0_3_0 = *(vector *)bias;
     sum0_3_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next, 0, 2);
-        __builtin_prefetch(next + 16, 0, 2);
-        __builtin_prefetch(next + 32, 0, 2);
+        __builtin_prefetch(next);
+        __builtin_prefetch(next + 16);
+        __builtin_prefetch(next + 32);
         next += 48;
         for (const float *y = in; y < in + 112; y += 112) {
             for (const float *x = y; x < y + 8; x += 8) {
@@ -309,6 +309,7 @@ static void (*const steps[])(const float *weights, float *memory, long thread, l
 };
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -326,7 +327,7 @@ struct pool {
 };
 
 /* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
-   they differ; after some tens of microseconds asleep, since there may be no core for the thread that is missing. */
+   they differ; then offering the core, which the thread that is missing may need; after some milliseconds asleep. */
 static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
@@ -340,6 +341,9 @@ static void barrier(struct pool *pool) {
     for (long spins = 0; spins < 20000; spins += 1) {
         if (atomic_load_explicit(&pool->phase, memory_order_acquire) != phase) {
             return;
+        }
+        if (spins > 10000) {
+            sched_yield();
         }
     }
     pthread_mutex_lock(&pool->mutex);

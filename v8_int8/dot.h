@@ -21,9 +21,9 @@ static inline vector broadcast(const byte *x) {
     return *(const word *)x + (vector){0};
 }
 
-/* Three numbers (and one that is not used, the next pixel's) as bytes, as `put` does it. */
-static inline word four_bytes(const float *x, float factor, float zero) {
-    four value = *(const four *)x * factor + zero, most = zero - zero + (four){127, 127, 127, 127};
+/* A pixel's three numbers as bytes, as `put` makes them. The fourth read is the next pixel's; nothing uses it. */
+static inline word pixel_bytes(const float *x, float factor, float zero) {
+    four value = *(const four *)x * factor + zero, most = {127, 127, 127, 127};
     value = (four)((mask)value & (value > 0.0f));
     value = (four)(((mask)value & (value < most)) | ((mask)most & ~(value < most)));
     mask bits = (mask)(value + 12582912.0f) & 127;

@@ -197,7 +197,8 @@ def quantize(isa: Isa, x: Buffer, out: Buffer) -> Function:
     """Turn the picture's float32 numbers into bytes, four a pixel; zero becomes ZERO."""
     body = [
         f"const float *pixel = (const float *)(input + y * {x.row} + x * {4 * x.lanes});",
-        f"*(word *)(output + {out.at(0, 0)} + y * {out.row} + x * {out.lanes}) = four_bytes(pixel, *factor, {ZERO}.0f);",
+        f"byte *result = output + {out.at(0, 0)} + y * {out.row} + x * {out.lanes};",
+        f"*(word *)result = pixel_bytes(pixel, *factor, {ZERO}.0f);",
     ]
     rows = loop("y", *part(0, out.height), 1, loop("x", 0, out.width, 1, body))
     name = f"quantize_{out}"

@@ -18,10 +18,21 @@ typedef int word __attribute__((may_alias));
 typedef signed char bytes __attribute__((vector_size(2 * WIDTH), may_alias));
 typedef short shorts __attribute__((vector_size(4 * WIDTH)));
 typedef int vector __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int mask __attribute__((vector_size(16)));
 typedef float floats __attribute__((vector_size(4 * WIDTH), may_alias));
 
 static inline vector broadcast(const byte *x) {
     return *(const word *)x + (vector){0};
+}
+
+/* A pixel's three numbers as bytes, as `put` makes them. The fourth read is the next pixel's; nothing uses it. */
+static inline word pixel_bytes(const float *x, float factor, float zero) {
+    four value = *(const four *)x * factor + zero, most = {127, 127, 127, 127};
+    value = (four)((mask)value & (value > 0.0f));
+    value = (four)(((mask)value & (value < most)) | ((mask)most & ~(value < most)));
+    mask bits = (mask)(value + 12582912.0f) & 127;
+    return bits[0] | bits[1] << 8 | bits[2] << 16;
 }
 
 static inline floats scaled(vector sum, floats factor, floats bias) {
@@ -132,7 +143,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_1x4
     vector sum0_2_0 = {0}, sum0_2_1 = {0};
     vector sum0_3_0 = {0}, sum0_3_1 = {0};
     for (long group = 0; group < 4; group += 1) {
-        __builtin_prefetch(next, 0, 2);
+        __builtin_prefetch(next);
         next += 64;
         for (const byte *y = in; y < in + 2784; y += 928) {
             for (const byte *x = y; x < y + 48; x += 16) {
@@ -264,6 +275,7 @@ static void (*const steps[])(const float *weights, float *memory, long thread, l
 };
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -281,7 +293,7 @@ struct pool {
 };
 
 /* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
-   they differ; after some tens of microseconds asleep, since there may be no core for the thread that is missing. */
+   they differ; then offering the core, which the thread that is missing may need; after some milliseconds asleep. */
 static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
@@ -295,6 +307,9 @@ static void barrier(struct pool *pool) {
     for (long spins = 0; spins < 20000; spins += 1) {
         if (atomic_load_explicit(&pool->phase, memory_order_acquire) != phase) {
             return;
+        }
+        if (spins > 10000) {
+            sched_yield();
         }
     }
     pthread_mutex_lock(&pool->mutex);
