@@ -43,7 +43,7 @@ def test_convolutions(isa, cases, threads, seed):
 
 @pytest.mark.parametrize("isa", HERE)
 def test_weights_that_a_1x1_convolution_would_read_in_chunks(isa, rng):
-    """512 channels, as in layer4 of larger pictures: a position's weights are more than a first-level cache may hold."""
+    """512 channels, as in layer4 of larger pictures: a position's weights are more than a first-level cache holds."""
     operators = Operators(V7, isa, l1=16 * 1024)
     case = {"height": 11, "width": 11, "groups": 512 // operators.isa.width, "panels": 2, "border": 0}
     note_convolution(operators, rng, FIXED | case | {"size": 2, "stride": 1})
