@@ -318,16 +318,17 @@ def winograd(results: dict) -> Table:
     before, after = (profiles[version] for version in VERSIONS[5:7])
     found = [layer for layer in layers(results["settings"]["image_size"]) if "transform" in after["parts"][layer.name]]
     rows, saved = [], []
-    for shape in dict.fromkeys(layer.in_shape for layer in found):
-        names = [layer.name for layer in found if layer.in_shape == shape]
+    for kind in dict.fromkeys((layer.in_shape, layer.stride) for layer in found):
+        names = [layer.name for layer in found if (layer.in_shape, layer.stride) == kind]
         old, new = (sum(sum(row["parts"][name].values()) for name in names) / len(names) for row in (before, after))
         transform = sum(after["parts"][name]["transform"] for name in names) / len(names)
         cells = [digits(old, 1e-3), digits(new, 1e-3), digits(transform, 1e-3), MISSING]
-        if "turns" in before and "turns" in after:
+        if all(set(names) <= row.get("turns", {}).keys() for row in (before, after)):
             rounds = [[sum(turn) for turn in zip(*(row["turns"][name] for name in names))] for row in (after, before)]
             saved.append([b - a for a, b in zip(*rounds)])
             cells[-1] = times(*({"rounds": len(data), "data": data, "median": median(data)} for data in rounds), "")
-        rows.append([f"{len(names)} of {'×'.join(map(str, shape))}", *cells])
+        shape, stride = kind
+        rows.append([f"{len(names)} of {'×'.join(map(str, shape))}" + f", stride {stride}" * (stride > 1), *cells])
     notes = []
     raced = step_rows(results)
     if saved and set(VERSIONS[5:7]) <= raced.keys():

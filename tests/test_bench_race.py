@@ -138,7 +138,7 @@ def test_profile_finds_every_layer_of_a_version(small_weights_file):
         )
         assert ("products" in benchmark["extra_info"]) == (benchmark["name"] in experiments.NUMPY)
     turns = [b["extra_info"]["turns"] for b in benchmarks if "turns" in b["extra_info"]]
-    assert len(turns) == 2 and all(len(own) == 13 and {len(t) for t in own.values()} == {2} for own in turns)
+    assert len(turns) == 2 and all(len(own) == 16 and {len(t) for t in own.values()} == {2} for own in turns)
 
 
 def test_accuracy_counts_first_names_and_five(small_weights_file, rng):
