@@ -83,14 +83,14 @@ def measure(arguments: argparse.Namespace, chosen: list[str], out: Path) -> int:
 def act(arguments: argparse.Namespace) -> int:
     names, command = arguments.names, arguments.command
     if command == "plot":
-        from bench.plots import draw_all  # matplotlib takes a second to load, and most commands draw nothing
+        from bench.plots import LADDER, PICTURES, draw_all  # matplotlib takes a second to load; most commands need none
 
-        chosen = arguments.results or results.newest()
-        print(*draw_all(results.load(chosen), chosen.parent), sep="\n")
+        published = [(results.newest(), PICTURES), (results.of_the_ladder(), LADDER)]
+        for chosen, pictures in [(arguments.results, PICTURES | LADDER)] if arguments.results else published:
+            print(*draw_all(results.load(chosen), chosen.parent, pictures), sep="\n")
     elif command == "table":
-        chosen = results.load(arguments.results or results.newest())
         for path in map(Path, names) if names else tables.marked(ROOT):
-            tables.rewrite(path, chosen)
+            tables.rewrite(path, results.load(arguments.results or results.of_page(path)))
             print(path)
     elif command == "reference":
         every = [name for name in EXPERIMENTS if name != "accuracy" or arguments.data]  # else what is stored stays
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", type=Path, metavar="DIR", help="labelled pictures: the accuracy of all in int8, too")
     made.add_argument("--rounds", type=int, default=15, help="of a race or a profile (default: 15)")
     made.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
-    made.add_argument("--results", type=Path, metavar="FILE", help="of plot and table (default: the newest machine's)")
+    made.add_argument("--results", type=Path, metavar="FILE", help="of plot and table (default: the published ones)")
     return made
 
 

@@ -28,13 +28,16 @@ from common import architecture
 from common.plot_style import BLUE, ENGINE, FAINT, INK, PLAIN, RED, STYLE, VERSION_COLOURS, WIDTH, save, shade
 from common.versions import VERSIONS
 
+# {picture: the experiment that it shows}
+PICTURES = {"steps": "race", "race": "race", "roofline": "race", "roofline_numpy": "race", "layers": "profile"}
+PICTURES |= {"scaling": "scaling"}
+LADDER = {"ladder": "ladder", "caches": "caches"}
 
-def draw_all(results: dict, directory: Path) -> list[Path]:
-    """Draw whatever the results file has the data for. Return the paths."""
+
+def draw_all(results: dict, directory: Path, pictures: dict[str, str] = PICTURES | LADDER) -> list[Path]:
+    """Draw those of the pictures that the results file has the data for. Return the paths."""
     drawn = []
     measured = " ".join(benchmark["group"] for benchmark in results["benchmarks"])
-    pictures = {"steps": "race", "race": "race", "roofline": "race", "roofline_numpy": "race", "layers": "profile"}
-    pictures |= {"scaling": "scaling", "ladder": "ladder", "caches": "caches"}
     for name, needed in pictures.items():
         if needed in measured:
             with plt.rc_context(STYLE | {"figure.constrained_layout.use": True}):

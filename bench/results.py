@@ -95,8 +95,19 @@ def of_all_machines() -> list[dict]:
     return sorted(map(load, MACHINES.glob("*.json")), key=lambda results: results["datetime"], reverse=True)
 
 
+def of_page(page: Path) -> Path:
+    """The file that a page's tables are made from unless another is named. Raises ResultsError."""
+    return of_the_ladder() if page.stem in ("ladder", "caches") else newest()
+
+
+def of_the_ladder() -> Path:
+    """A processor with AVX2 and nothing wider, whose registers and caches these articles are about; else the newest."""
+    chosen = MACHINES / "amd-epyc-family-25-model-1.json"
+    return chosen if chosen.is_file() else newest()
+
+
 def newest() -> Path:
-    """The file that the tables of README and articles are made from unless another is named. Raises ResultsError."""
+    """Raises ResultsError if no machine was measured."""
     if files := list(MACHINES.glob("*.json")):
         return max(files, key=lambda path: load(path)["datetime"])
     raise ResultsError(f"no results in {MACHINES}; `python -m bench reference` measures some")

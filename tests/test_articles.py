@@ -236,7 +236,7 @@ def test_generated_tables_are_what_the_committed_results_give(name, tmp_path):
     copy = tmp_path / "page.md"
     copy.write_text(text, encoding="utf-8")
     if "<!-- bench:" in text:
-        tables.rewrite(copy, results.load(results.newest()))
+        tables.rewrite(copy, results.load(results.of_page(PAGES[name])))
     if layer_table.BEGIN in text:
         layer_table.rewrite(copy)
     new = ablation.MARKED.sub(ablation.table(json.loads(ablation.RESULTS.read_text("utf-8"))), copy.read_text("utf-8"))
