@@ -254,7 +254,7 @@ def machines(_: dict) -> Table:
         numbers = ", ".join(f"{key} {info[key]}" for key in ("family", "model") if info.get(key) is not None)
         machine = f"{info['processor']} ({numbers or info['machine']}; {', '.join(info['instruction_sets'])})"
         for count in race_counts(results):
-            row = [machine, str(count)]
+            row = [f"{machine}, {results['datetime'][:10]}", str(count)]
             for ours, engine in pairs(results, count):
                 both = [derived(1e3 * one["median"], one) for one in (ours, engine)] if ours and engine else []
                 row += [*both, engine["name"], times(engine, ours, "")] if both else [MISSING] * 4

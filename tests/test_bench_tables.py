@@ -176,9 +176,9 @@ def test_files_are_named_by_processor_and_all_are_in_one_table(found, tmp_path, 
     lines = tables.SECTIONS["machines"]({}).text("pipe").splitlines()[2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[:2] for row in cells] == [
-        ["Intel(R) Xeon(R) Processor @ 2.50GHz (family 6, model 85; fma)", "2"],
-        ["AMD EPYC (family 25, model 1; fma)", "1"],
-        ["AMD EPYC (family 25, model 1; fma)", "2"],
+        ["Intel(R) Xeon(R) Processor @ 2.50GHz (family 6, model 85; fma), 2002-01-01", "2"],
+        ["AMD EPYC (family 25, model 1; fma), 2001-01-01", "1"],
+        ["AMD EPYC (family 25, model 1; fma), 2001-01-01", "2"],
     ]
     assert cells[2][2:6] == ["200", "2,000", "openvino", "10.0"] and cells[0][2:6] == ["–"] * 4
 
