@@ -47,9 +47,9 @@ class Simulated:
         version.calibration.PERCENTILE, version.calibration.LARGEST = percentile, 2**activations - 1
         version.codegen.ZERO = 2 ** (activations - 1)
 
-        def to_bytes(weight):
+        def to_bytes(weight, least):
             most = abs(weight).max(axis=(1, 2, 3)) if per_channel else np.full(len(weight), abs(weight).max())
-            scale = np.where(most > 0, most, 1) / (2 ** (weights - 1) - 1)
+            scale = np.maximum(np.where(most > 0, most, 1) / (2 ** (weights - 1) - 1), least)
             return np.rint(weight / scale[:, None, None, None]), scale
 
         version.weights.to_bytes = to_bytes
@@ -64,7 +64,7 @@ class Simulated:
             for step in self.steps:
                 if step.has_weights:
                     weight, bias = version.weights.prepare(file, step)
-                    factors = np.stack([np.ones_like(bias), bias, np.ones_like(bias)])
+                    factors = np.stack([bias, np.ones_like(bias), np.ones_like(bias)])
                     if row:
                         weight, factors = version.weights.quantized(weight, bias, step, self.scales)
                     weight = weight[:, : step.kernel, : step.kernel, :3] if step.name == "conv1" else weight
@@ -88,11 +88,12 @@ class Simulated:
             if kind == "quantize":
                 y = self.whole(x / self.scales[step.name][0] + step.zero) if self.largest else x
             elif step.has_weights:
-                weight, (factor, bias, of_residual) = self.weights[step.name]
+                weight, (bias, factor, of_residual) = self.weights[step.name]
                 padding = arguments.get("padding", 0)
                 zero = self.zeros[step.reads[0]] if self.largest else 0
                 x = torch.nn.functional.pad(x, [padding] * 4, value=zero)
-                y = torch.nn.functional.conv2d(x, weight, stride=arguments.get("stride", 1)) * factor + bias
+                y = torch.nn.functional.conv2d(x, weight, stride=arguments.get("stride", 1))
+                y = (y + bias) * factor
                 y = y + arrays[step.out] * of_residual if arguments.get("add") else y
                 if self.largest and kind == "conv2d":
                     y = self.whole(y)

@@ -6,7 +6,7 @@
                        bits; then `part` is that sum. AVX2 adds pairs of them in 16 bits, which 8 products share;
                        weights.py chooses scales with which they cannot overflow. So all give the same.
    get(from)           WIDTH bytes as float32 numbers
-   put(to, a, b)       two vectors as bytes: rounded, half to even, and clamped to 0 ... 127 */
+   put(to, a, b)       two vectors of numbers below 2^31 as bytes: rounded, half to even, and clamped to 0 ... 127 */
 
 typedef signed char byte __attribute__((may_alias));
 typedef int word __attribute__((may_alias));
@@ -30,8 +30,8 @@ static inline word pixel_bytes(const float *x, float factor, float zero) {
     return bits[0] | bits[1] << 8 | bits[2] << 16;
 }
 
-static inline floats scaled(vector sum, floats factor, floats bias) {
-    return __builtin_convertvector(sum, floats) * factor + bias;
+static inline floats scaled(vector sum, floats factor) {
+    return __builtin_convertvector(sum, floats) * factor;
 }
 
 #if WIDTH == 16
@@ -45,11 +45,10 @@ static inline floats get(const byte *from) {
 }
 
 static inline void put(byte *to, floats a, floats b) {
-    const __m512 least = _mm512_setzero_ps(), most = _mm512_set1_ps(127);
-    a = (floats)_mm512_min_ps(_mm512_max_ps((__m512)a, least), most);
-    b = (floats)_mm512_min_ps(_mm512_max_ps((__m512)b, least), most);
-    _mm_store_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)a)));
-    _mm_store_si128((__m128i *)to + 1, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)b)));
+    __m128i c = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)a)); /* clamps to -128 ... 127 */
+    __m128i d = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)b));
+    _mm_store_si128((__m128i *)to, _mm_max_epi8(c, _mm_setzero_si128()));
+    _mm_store_si128((__m128i *)to + 1, _mm_max_epi8(d, _mm_setzero_si128()));
 }
 #elif WIDTH == 8
 #include <immintrin.h>
@@ -80,10 +79,8 @@ static inline floats get(const byte *from) {
 }
 
 static inline void put(byte *to, floats a, floats b) {
-    const __m256 most = _mm256_set1_ps(127); /* the instructions that pack clamp to -128 ... 127 */
-    __m256i c = _mm256_cvtps_epi32(_mm256_min_ps((__m256)a, most));
-    __m256i d = _mm256_cvtps_epi32(_mm256_min_ps((__m256)b, most));
-    __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(c, d), 0xd8);
+    __m256i c = _mm256_cvtps_epi32((__m256)a), d = _mm256_cvtps_epi32((__m256)b);
+    __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(c, d), 0xd8); /* clamps, as packs_epi16 does */
     __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
     _mm_store_si128((__m128i *)to, _mm_max_epi8(packed, _mm_setzero_si128()));
 }

@@ -86,7 +86,7 @@ def part(start: int, end: int, step: int = 1, divided: bool = True) -> tuple[int
 def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, int, int]:
     """Return (channels in a panel, number of panels, bytes of a panel's weights) of a convolution.
 
-    In memory: for every output channel its factor, bias, and the residual's factor, float32; then for each panel an
+    In memory: for every output channel its bias, int32, its factor and the residual's, float32; then for each panel an
     array (groups of input channels, kernel, kernel, fours of a group's channels, channels of the panel, 4). That is
     the order in which they are used, so that they stream from memory once, from the first byte to the last.
     """
@@ -96,7 +96,7 @@ def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, i
 
 def window(x: Buffer, kernel: int) -> tuple[int, int, int]:
     """Return the kernel's rows, columns, and channels of a group. A row of a picture's pixels counts as channels."""
-    return (kernel, 1, (kernel + 1) * x.lanes) if x.groups == 1 else (kernel, kernel, x.lanes)
+    return (kernel, 1, (kernel + 1) * x.lanes) if x.channels == 4 else (kernel, kernel, x.lanes)
 
 
 def tile_shape(pixels: int, height: int, width: int) -> tuple[int, int]:
@@ -128,13 +128,14 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, panels, add, share):
     pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     places = [row * out.row + column * out.lanes for row, column in pixels]
     names = [[f"sum{row}_{column}_{v}" for v in range(VECTORS)] for row, column in pixels]
-    first = [f"vector {' = {0}, '.join(pair)} = {{0}};" for pair in names]
-    last = []
-    for n, kind in enumerate(("factor", "bias", "residual")[: 2 + add]):
+    first, last = [], []
+    for n, kind in enumerate(("vector bias", "floats factor", "floats residual")[: 2 + add]):
         starts = [isa.width * (n * panels * VECTORS + v) for v in range(VECTORS)]
-        last += [f"const floats {kind}{v} = {vector_at('factors', at, 'floats')};" for v, at in enumerate(starts)]
+        loads = [vector_at("factors", start, kind.split()[0]) for start in starts]
+        (last if n else first).extend(f"const {kind}{v} = {load};" for v, load in enumerate(loads))
+    first += [f"vector {', '.join(f'{name} = bias{v}' for v, name in enumerate(pair))};" for pair in names]
     for place, pair in zip(places, names):
-        values = [f"scaled({name}, factor{v}, bias{v})" for v, name in enumerate(pair)]
+        values = [f"scaled({name}, factor{v})" for v, name in enumerate(pair)]
         if add:
             values = [f"{x} + get(result + {place + v * isa.width}) * residual{v}" for v, x in enumerate(values)]
         last.append(f"put(result + {place}, {', '.join(values)});")
@@ -164,7 +165,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
             at, pixel = stride * (row * x.row + column * x.lanes) + lane, f"{row}_{column}"
             lines.append(f"const vector x{pixel} = broadcast(c + {at});")
             lines += [f"part{pixel}_{v} = dot4(part{pixel}_{v}, x{pixel}, w{v});" for v in range(VECTORS)]
-        if x.groups == 1:  # neighbouring windows overlap: gcc would keep more pixels in registers than there are
+        if x.channels == 4:  # neighbouring windows overlap: gcc would keep more pixels in registers than there are
             lines.append('__asm__ volatile("" ::: "memory");')
         channels += braces("", lines)
     channels += [f"sum{name} = end(sum{name}, part{name});" for name in names]

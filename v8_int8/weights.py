@@ -69,8 +69,8 @@ def prepare(file, step, epsilon=1e-5):
     return weight * scale[:, None, None, None], beta - mean * scale
 
 
-def to_bytes(weight):
-    """Return weight / scale as integers of -127 to 127, and the scales, (out,) float64.
+def to_bytes(weight, least):
+    """Return weight / scale as integers of -127 to 127, and the scales, (out,) float64, each at `least` so large.
 
     Of every 16 input channels in a row, AVX2 adds the products of eight in 16 bits: channels 0, 1, 4, 5, 8, ... and
     2, 3, 6, 7, 10, .... 127 times the positive ones of their weights must not exceed 32767, nor the negative ones: they
@@ -79,25 +79,28 @@ def to_bytes(weight):
     runs = weight.reshape(len(weight), -1, RUN // 4, 2, 2)
     sums = [np.maximum(sign * runs, 0).sum(axis=(2, 4)).max(axis=(1, 2)) for sign in (1, -1)]
     scale = np.maximum(abs(runs).max(axis=(1, 2, 3, 4)) / 127, np.maximum(*sums) / 254)
+    scale = np.maximum(scale, least)
     scale[scale == 0] = 1  # a channel without weights
     return np.rint(weight / scale[:, None, None, None]), scale
 
 
 def quantized(weight, bias, step, scales):
-    """Return a step's weights as integers (out, kernel_h, kernel_w, in), and (3, out) factor, bias, residual's factor.
+    """Return a step's weights as integers (out, kernel_h, kernel_w, in), and (3, out) bias, factor, residual's factor.
 
-    sum * factor + bias + residual * its factor are the output's bytes. A byte stands for scale * (byte - zero); the
-    zeros become a part of the bias.
+    (bias + sum) * factor + residual * its factor are the output's bytes. A byte stands for scale * (byte - zero); the
+    zeros become a part of the bias, an integer. None of the numbers on the way reaches 2^31, as sums stay
+    below 2^27 and a bias below 2^29.
     """
     if step.x.channels == 4:  # a pixel of the picture has a channel more, a row of the kernel a pixel
         weight = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
-    weight, scale = to_bytes(weight)
     (x, x_zero), *residual = (scales[name] for name in step.reads)
     out, out_zero = scales.get(step.name, (1, 0))  # the logits are no bytes
     residual, residual_zero = residual[0] if residual else (0, 0)
-    factor = scale * x / out
-    bias = bias / out + out_zero - factor * x_zero * weight.sum(axis=(1, 2, 3)) - residual / out * residual_zero
-    return weight, np.stack([factor, bias, np.full_like(bias, residual / out)])
+    bias = bias + out_zero * out - residual_zero * residual
+    weight, scale = to_bytes(weight, abs(bias) / x / 2**29)
+    bias = np.rint(bias / (scale * x)) - x_zero * weight.sum(axis=(1, 2, 3))
+    factor = np.minimum(scale * x / out, 2)
+    return weight, np.stack([bias, factor, np.full_like(bias, min(residual / out, 2**20))])
 
 
 def pack(weight, factors, window, layout, packed):
@@ -111,7 +114,8 @@ def pack(weight, factors, window, layout, packed):
     weight = np.pad(weight, padded).reshape(panels, panel, kernel_h, kernel_w, -1, lanes // 4, 4)
     rest = packed[12 * panel * panels :].reshape(panels, -1, kernel_h, kernel_w, lanes // 4, panel, 4)
     rest[...] = weight.transpose(0, 4, 2, 3, 5, 1, 6)
-    packed[: 12 * panel * panels].view(np.float32).reshape(3, -1)[...] = np.pad(factors, ((0, 0), padded[0]))
+    for kind, row, row_packed in zip("iff", factors, packed[: 12 * panel * panels].reshape(3, -1)):
+        row_packed.view(kind)[...] = np.pad(row, padded[0])
 
 
 class WeightPool:

@@ -64,16 +64,6 @@ static inline __m256i _mm256_set1_epi16(int16_t x) {
 }
 
 #define FLOATS(bits, floats, integers, lanes) \
-    static inline floats _mm##bits##_set1_ps(float x) { return x - (floats){0}; } \
-    static inline floats _mm##bits##_setzero_ps(void) { return (floats){0}; } \
-    static inline floats _mm##bits##_min_ps(floats a, floats b) { \
-        FOR(lanes) F32(a, n) = F32(a, n) < F32(b, n) ? F32(a, n) : F32(b, n); \
-        return a; \
-    } \
-    static inline floats _mm##bits##_max_ps(floats a, floats b) { \
-        FOR(lanes) F32(a, n) = F32(a, n) > F32(b, n) ? F32(a, n) : F32(b, n); \
-        return a; \
-    } \
     static inline integers _mm##bits##_cvtps_epi32(floats a) { \
         integers result; \
         FOR(lanes) S32(result, n) = rounded(F32(a, n)); \
@@ -92,9 +82,9 @@ static inline __m256i _mm256_set1_epi16(int16_t x) {
 FLOATS(512, __m512, __m512i, 16)
 FLOATS(256, __m256, __m256i, 8)
 
-static inline __m128i _mm512_cvtepi32_epi8(__m512i a) { /* VPMOVDB: the lowest byte */
+static inline __m128i _mm512_cvtsepi32_epi8(__m512i a) { /* VPMOVSDB: with signed saturation */
     __m128i result;
-    FOR(16) ((uint8_t *)&result)[n] = (uint8_t)S32(a, n);
+    FOR(16) ((int8_t *)&result)[n] = SATURATED(S32(a, n), -128, 127);
     return result;
 }
 
