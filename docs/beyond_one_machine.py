@@ -26,7 +26,7 @@ from common.versions import ROOT, load_version
 
 RESULTS, ARTICLE = ROOT / "docs" / "beyond_one_machine.json", ROOT / "docs" / "beyond-one-machine.md"
 MARKED = re.compile("(?<=<!-- scale-out -->\n).*?(?=<!-- /scale-out -->)", re.S)
-VERSION, PICTURES, BATCH, ROUNDS = "v7_winograd", 256, 16, 3
+VERSION, PICTURES, BATCH, ROUNDS = "v7_winograd", 768, 16, 3
 
 
 def ray_workers(directory, weights):
