@@ -65,7 +65,7 @@ class Worker:
         try:
             self.manifest = self.version.weights.read_manifest(weights)
             with once_a_machine(self.version) as directory:
-                share_weights(self.version, directory)
+                pack_once(self.version, directory)
                 size = self.manifest["preprocessing"]["crop"]
                 self.model = self.version.resnet50.ResNet50(weights, image_size=size, threads=THREADS)
         except Exception as error:  # the driver shows it as one line; raised here it would be Ray's to repeat
@@ -134,13 +134,14 @@ def once_a_machine(version):
         yield directory
 
 
-def share_weights(version, directory: Path | None) -> None:
-    """Let the version's network map its packed weights from a file beside the compiled code, made by the first worker.
+def pack_once(version, directory: Path | None) -> None:
+    """Let the version's network read its packed weights from a file beside the compiled code, made by the first worker.
 
-    All workers of a machine then share one copy of them in memory.
+    Each worker has a copy of its own: mapped from the file, one for all, they lie in pages of 4 KiB, and looking those
+    up cost 7 % of a picture. Memory that is allocated gets pages of 2 MiB.
     """
 
-    class Shared(version.resnet50.WeightPool):
+    class Packed(version.resnet50.WeightPool):
         def __init__(self, weights_file, steps, *rest):
             stat, sources = os.stat(weights_file), sorted(version.directory.glob("*.py"))
             key = repr((os.path.realpath(weights_file), stat.st_size, stat.st_mtime_ns, rest)).encode()
@@ -156,10 +157,12 @@ def share_weights(version, directory: Path | None) -> None:
                 except OSError:  # a full disk: this worker has its own copy
                     partial.unlink(missing_ok=True)
                     return
-            self.array = np.load(kept, mmap_mode="r")
+            mapped = np.load(kept, mmap_mode="r")
+            self.array = version.buffers.aligned(mapped.size)
+            self.array[...] = mapped
 
     if directory:
-        version.resnet50.WeightPool = Shared
+        version.resnet50.WeightPool = Packed
 
 
 def start(address: str | None) -> int:
@@ -169,6 +172,8 @@ def start(address: str | None) -> int:
     import ray
 
     variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
+    # In Ray's processes glibc gives each decoded picture's memory back: 760 page faults a picture, 4 % of its time.
+    variables |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
     options = {"runtime_env": {"env_vars": variables | {"PYTHONPATH": os.pathsep.join(PLACES)}}, "log_to_driver": False}
     if address is None:
         options |= {"num_cpus": available_cores(), "include_dashboard": False, "object_store_memory": 100 * 2**20}
