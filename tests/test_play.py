@@ -98,9 +98,10 @@ class TestVersion:
         reports = []
         version = worker.Version(name, small_weights_file, reports.append)
         found = json.loads(json.dumps(version.classify(file.getvalue(), "noise.png")))
+        progress = [report["progress"] for report in reports]
         version.done = 0
         image = version.version.image.load_image(io.BytesIO(file.getvalue()), version.manifest["preprocessing"])
-        exact = version.version.ops.softmax(version.model.forward(image))
+        exact = np.array(version.version.ops.softmax(version.model.forward(image)))
         wanted = [{"label": f"class {c}", "probability": float(exact[c])} for c in np.argsort(-exact)[:5]]
         assert found["predictions"] == wanted and found["weights"] == "synthetic for tests, 7 classes"
         times = dict(found["layers"])
@@ -108,7 +109,6 @@ class TestVersion:
         assert all(ms > 0 for ms in times.values())
         shapes = [[8, 8, 64], [8, 8, 256], [4, 4, 512], [2, 2, 1024], [1, 1, 2048]]
         assert [entry["shape"] for entry in found["maps"]] == shapes
-        progress = [report["progress"] for report in reports]
         assert progress == sorted(progress) and all(0 < share < 1 for share in progress)
         assert (name == "v1_loops") == (len(progress) > 3)
 
