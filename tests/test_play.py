@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -109,7 +110,8 @@ class TestVersion:
         assert all(ms > 0 for ms in times.values())
         shapes = [[8, 8, 64], [8, 8, 256], [4, 4, 512], [2, 2, 1024], [1, 1, 2048]]
         assert [entry["shape"] for entry in found["maps"]] == shapes
-        assert progress == sorted(progress) and all(0 < share < 1 for share in progress)
+        assert all(0 < share < 1 for share in progress)
+        assert sum(after < before for before, after in pairwise(progress)) <= 1  # a quick picture runs twice
         assert (name == "v1_loops") == (len(progress) > 3)
 
     def test_feature_maps_are_the_channels_that_vary_most(self, rng):
