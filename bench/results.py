@@ -107,7 +107,7 @@ def of_the_ladder() -> Path:
 
 
 def newest() -> Path:
-    """Raises ResultsError if no machine was measured."""
+    """The machine that was measured last. Raises ResultsError if none was."""
     if files := list(MACHINES.glob("*.json")):
         return max(files, key=lambda path: load(path)["datetime"])
     raise ResultsError(f"no results in {MACHINES}; `python -m bench reference` measures some")

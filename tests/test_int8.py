@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,23 @@ def test_weights_fit_and_are_close(seed, runs, spread, exponent):
     )  # (run of 16, four, half of a four, 2): a half's channels of all fours share 16 bits
     for sign in (1, -1):
         assert 127 * np.maximum(sign * lanes, 0).sum(axis=(1, 3)).max() <= 32767
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(*[st.floats(-12, 12)] * 5))
+def test_no_number_on_the_way_reaches_2_to_the_31(seed, exponents):
+    """So that `put` may leave clamping to the narrowing instruction, whatever weights, biases and ranges are like."""
+    rng, (weights, biases, *ranges) = np.random.default_rng(seed), 10.0 ** np.array(exponents)
+    x, residual, out = ranges
+    weight = weights * rng.standard_normal((5, 3, 3, 512)) * 10.0 ** rng.integers(-9, 1, (5, 1, 1, 1))
+    bias = biases * rng.standard_normal(5)
+    step = SimpleNamespace(name="out", reads=("x", "residual"), x=SimpleNamespace(channels=512))
+    scales = {"x": (x, 0), "residual": (residual, 64), "out": (out, 64)}
+    whole, (start, factor, of_residual) = V8.weights.quantized(weight, bias, step, scales)
+    most = 127 * abs(whole).sum(axis=(1, 2, 3))
+    assert (start == np.rint(start)).all() and (abs(start) + most < 2**31).all() and (factor > 0).all()
+    assert ((abs(start) + most) * factor + 127 * of_residual < 2**31).all()
+    exact = bias + 64 * out - 64 * residual  # what a sum of zero stands for, to half of a sum's one
+    assert (abs(start - exact / (factor * out)) <= 0.5 + 1e-9 * abs(start))[factor < 2].all()
 
 
 def real_convolution(x, weight, stride, padding):

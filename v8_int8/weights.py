@@ -88,8 +88,8 @@ def quantized(weight, bias, step, scales):
     """Return a step's weights as integers (out, kernel_h, kernel_w, in), and (3, out) bias, factor, residual's factor.
 
     (bias + sum) * factor + residual * its factor are the output's bytes. A byte stands for scale * (byte - zero); the
-    zeros become a part of the bias, an integer. None of the numbers on the way reaches 2^31, as sums stay
-    below 2^27 and a bias below 2^29.
+    zeros become a part of the bias, an integer. None of the numbers on the way reaches 2^31: sums stay
+    below 2^27, a bias at 2^29 and what its zeros add, and no factor is above 2.
     """
     if step.x.channels == 4:  # a pixel of the picture has a channel more, a row of the kernel a pixel
         weight = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
