@@ -65,7 +65,7 @@ class Worker:
         try:
             self.manifest = self.version.weights.read_manifest(weights)
             with once_a_machine(self.version) as directory:
-                pack_once(self.version, directory)
+                share_weights(self.version, directory)
                 size = self.manifest["preprocessing"]["crop"]
                 self.model = self.version.resnet50.ResNet50(weights, image_size=size, threads=THREADS)
         except Exception as error:  # the driver shows it as one line; raised here it would be Ray's to repeat
@@ -134,14 +134,13 @@ def once_a_machine(version):
         yield directory
 
 
-def pack_once(version, directory: Path | None) -> None:
-    """Let the version's network read its packed weights from a file beside the compiled code, made by the first worker.
+def share_weights(version, directory: Path | None) -> None:
+    """Let the version's network map its packed weights from a file beside the compiled code, made by the first worker.
 
-    Each worker has a copy of its own: mapped from the file, one for all, they lie in pages of 4 KiB, and looking those
-    up cost 7 % of a picture. Memory that is allocated gets pages of 2 MiB.
+    All workers of a machine then share one copy of them in memory.
     """
 
-    class Packed(version.resnet50.WeightPool):
+    class Shared(version.resnet50.WeightPool):
         def __init__(self, weights_file, steps, *rest):
             stat, sources = os.stat(weights_file), sorted(version.directory.glob("*.py"))
             key = repr((os.path.realpath(weights_file), stat.st_size, stat.st_mtime_ns, rest)).encode()
@@ -157,12 +156,10 @@ def pack_once(version, directory: Path | None) -> None:
                 except OSError:  # a full disk: this worker has its own copy
                     partial.unlink(missing_ok=True)
                     return
-            mapped = np.load(kept, mmap_mode="r")
-            self.array = version.buffers.aligned(mapped.size)
-            self.array[...] = mapped
+            self.array = np.load(kept, mmap_mode="r")
 
     if directory:
-        version.resnet50.WeightPool = Packed
+        version.resnet50.WeightPool = Shared
 
 
 def start(address: str | None) -> int:
