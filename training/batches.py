@@ -66,7 +66,7 @@ def vary(pixels: Tensor, generator: Generator) -> Tensor:
 
     The part has 35 to 100 % of the area, and sides in a ratio of 3:4 to 4:3 (Szegedy et al., "Going deeper with
     convolutions", 2015, section 6). Light of another colour or brightness is a gain for each channel (von
-    Kries's model), here of 0.7 to 1.3. Takes and returns uint8 (count, 3, height, width).
+    Kries's model), here of 0.8 to 1.2. Takes and returns uint8 (count, 3, height, width).
     """
 
     def uniform(low, high, *shape):
@@ -81,7 +81,7 @@ def vary(pixels: Tensor, generator: Generator) -> Tensor:
     grid = functional.affine_grid(maps, list(pixels.shape), align_corners=False)
     parts = functional.grid_sample(pixels.float(), grid, padding_mode="border", align_corners=False)
     gray = parts.mean(dim=1, keepdim=True)
-    saturation, light = uniform(0, 1.5, 1, 1, 1), uniform(0.7, 1.3, 3, 1, 1)
+    saturation, light = uniform(0.5, 1.5, 1, 1, 1), uniform(0.8, 1.2, 3, 1, 1)
     return ((gray + (parts - gray) * saturation) * light).clamp(0, 255).round().to(torch.uint8)
 
 

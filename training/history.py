@@ -1,6 +1,7 @@
 """The log of a training, as a table and as a picture."""
 
 import csv
+from itertools import groupby
 from pathlib import Path
 
 import matplotlib
@@ -41,8 +42,8 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
         for axes in (loss, recognised):
             axes.set_xlabel("epochs")
             axes.grid()
-            for size in {row["size"] for row in rows}:
-                last = max(row["epoch"] for row in rows if row["size"] == size)
+            for size, alike in groupby(rows, key=lambda row: row["size"]):
+                last = max(row["epoch"] for row in alike)
                 axes.axvline(last, color=FAINT, linestyle=":")
                 axes.text(
                     last, 1, f"{size:.0f} px ", transform=axes.get_xaxis_transform(), ha="right", va="top", size=8

@@ -11,8 +11,8 @@ The learning rate rises, stays, and falls, each on a line (Haegele et al., "Scal
 beyond fixed training durations", 2024): until it falls, nothing depends on --epochs, so that a training can be made
 longer afterwards. While it falls the pictures grow (Howard, "Training ImageNet in 3 hours for 25 minutes", 2018).
 
---start fine-tunes a network that is trained already: the learning rate falls from the first step on, pictures have
-their final size, and they are changed more.
+--start goes on from a network that is trained already: the learning rate falls from the first step on, no picture is
+smaller than 48 x 48, and they are changed more.
 """
 
 import argparse
@@ -49,14 +49,14 @@ class Phase(NamedTuple):
 
 
 PHASES = (Phase(0.65, 32, batches.augment), Phase(0.88, 48, batches.augment), Phase(1.0, 64, batches.augment))
-FINE_TUNING = (Phase(1.0, 64, batches.vary),)
+FINE_TUNING = (Phase(0.65, 48, batches.vary), Phase(1.0, 64, batches.vary))
 WARM_UP = 1.0  # epochs in which the learning rate rises
 COOL_DOWN = 0.55  # share of all steps after which it falls
 SMOOTHING = 0.1  # of the labels
 REPORT = "epoch {epoch:.4g}, pictures of {size}x{size}: loss {loss:.3f}, validation top-1 {top1:.1%}, top-5 {top5:.1%}"
 SAVE_EVERY = 180  # seconds between checkpoints
 QUICK = 2000  # validation pictures after each epoch, or a few more; all of them at the end
-TRY_SIZES = (56, 64, 72)  # the best size to recognise at need not be the one trained on
+TRY_SIZES = (56, 64, 72, 80)  # the best size to recognise at need not be the one trained on
 
 
 class Training:
