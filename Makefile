@@ -31,14 +31,14 @@ scale-out: given-pictures $(VENV)/scale_out.stamp $(WEIGHTS) ## classify many pi
 given-pictures:
 	@test -n "$(PICTURES)" || { echo "error: PICTURES=PATH names the pictures: a directory, a glob, a list or a Parquet file" >&2; exit 2; }
 
-weights: $(VENV)/weights.stamp ## fetch the pretrained weights (98 MB), or read them from RESNET50_URL
+weights: $(VENV)/weights.stamp ## fetch the pretrained weights (103 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force
 
 verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of known things
 	$(PY) -m bench.verify $(ONLY)
 
-train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15]
-	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS))
+train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15] [OUT=training/run]
+	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(OUT),--out "$(OUT)")
 
 evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
 	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)"
@@ -92,7 +92,7 @@ figures: $(VENV)/bench.stamp $(WEIGHTS) ## draw the articles' pictures and the t
 notebook: $(VENV)/notebook.stamp ## write docs/00-fifteen-minutes.ipynb from its article
 	$(PY) -m docs.notebook
 
-site: $(VENV)/site.stamp ## build the site of all articles; needs npm
+site: $(VENV)/site.stamp ## build the site of all articles; needs Node.js 20 or newer with npm
 	$(PY) -m docs.site
 
 serve: site ## read the site in a browser: make serve [PORT=8000]

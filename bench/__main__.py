@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import caches, experiments, ladder, results, tables
 from bench.accuracy import accuracy
 from bench.batches import measured_batches
-from bench.inputs import InputError, make_inputs
+from bench.inputs import SYNTHETIC, InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
 from common.machine import available_cores
@@ -95,6 +95,7 @@ def act(arguments: argparse.Namespace) -> int:
     elif command == "reference":
         every = [name for name in EXPERIMENTS if name != "accuracy" or arguments.data]  # else what is stored stays
         arguments.names, chosen = (), [named(EXPERIMENTS, name) for name in names or every]
+        arguments.weights = arguments.weights or SYNTHETIC  # the same on every machine
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
         known = ladder.V5.compiler.ISAS if command == "ladder" else (*VERSIONS, *PEERS)

@@ -34,7 +34,7 @@ def machine_info() -> dict:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": np.__version__,
         "blas": f"{pool['internal_api']} {pool['version']}, {pool.get('architecture') or 'unknown'} kernels",
-        "os": platform.platform(terse=True),
+        "os": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
 
 

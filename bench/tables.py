@@ -160,9 +160,11 @@ def all_steps(results: dict) -> Table:
     published = ", ".join(f"{step['ms']:,}" for step in PUBLISHED["steps"].values())
     notes = [
         "Medians ± half the distance between the quartiles, of times and of the rounds' own ratios; all versions but "
-        "`v1_loops`, which ran once, took turns. Effective: each picture counts as the float32 operations of direct "
-        "convolution. Version 7 does fewer, version 8 computes with bytes, so both may pass float32's peak. Images/s: "
-        "a process a core, one thread each. Error: the largest of a logit.",
+        "`v1_loops`, which ran once, took turns. One thread up to version 5, all cores from version 6 on. "
+        "× previous: versions 7 and 8 both go on from version 6, and are compared with it. Effective: each picture counts "
+        "as the float32 operations of direct convolution. Version 7 does fewer, version 8 computes with bytes, so both "
+        "may pass float32's peak. Images/s: a process a core, one thread each. Error: the largest of a logit. Weights "
+        "are random, with which bytes do worst; [how version 8 does on pictures](v8_int8/README.md#accuracy).",
         f"The six steps of {PUBLISHED['label']}, which inspired this project: {published} ms ({PUBLISHED['note']}).",
     ]
     return Table(["step", *cells], rows, failures(results, "race") + notes)
@@ -203,11 +205,11 @@ def race(results: dict) -> Table:
             chosen = (VERSIONS[4 if count == 1 else 5], *VERSIONS[6:])
             ours = [row for row in timed if row["name"] in chosen]
             for engine in [row for row in order if ours and row["name"] not in VERSIONS][:1]:
-                claims = ", ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
-                fastest = f"as fast as the fastest engine in {precision}, {engine['name']}"
-                notes.append(f"On {plural(count, 'thread')} {claims} {fastest}.")
+                claims = " and ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
+                fastest = f"On {plural(count, 'thread')} the fastest engine in {precision} is {engine['name']}"
+                notes.append(f"{fastest}; {claims} as fast.")
     headings = ["", "numbers", "threads", "one picture, ms", "p95", "p99", "÷ fastest", "memory, MiB"]
-    notes += [f"Accuracy: {row}; see [version 8](v8_int8/README.md#accuracy)." for row in labelled(results)]
+    notes += [f"{row}; see [version 8](v8_int8/README.md#accuracy)." for row in labelled(results)]
     return Table([*headings, "error of a logit", "accuracy"], rows, notes)
 
 
@@ -227,7 +229,7 @@ def accuracy(results: dict) -> Table:
 
 def labelled(results: dict) -> list[str]:
     """What the accuracy is a share of, if it was measured."""
-    text = "of the small model of weights/demo, on {calls:,} labelled pictures of {image_size}×{image_size}"
+    text = "Accuracy of the small model of weights/demo on {calls:,} labelled pictures of {image_size}×{image_size}"
     return [text.format(**row) for row in group(results, "accuracy")[:1]]
 
 
@@ -318,8 +320,8 @@ def winograd(results: dict) -> Table:
     before, after = (profiles[version] for version in VERSIONS[5:7])
     found = [layer for layer in layers(results["settings"]["image_size"]) if "transform" in after["parts"][layer.name]]
     rows, saved = [], []
-    for kind in dict.fromkeys((layer.in_shape, layer.stride) for layer in found):
-        names = [layer.name for layer in found if (layer.in_shape, layer.stride) == kind]
+    for kind in dict.fromkeys((layer.out_shape, layer.stride) for layer in found):
+        names = [layer.name for layer in found if (layer.out_shape, layer.stride) == kind]
         old, new = (sum(sum(row["parts"][name].values()) for name in names) / len(names) for row in (before, after))
         transform = sum(after["parts"][name]["transform"] for name in names) / len(names)
         cells = [digits(old, 1e-3), digits(new, 1e-3), digits(transform, 1e-3), MISSING]

@@ -111,7 +111,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         return added.add_argument
 
     source("auto", from_auto, "the default: pretrained weights, else the demo model; says which")
-    option = source("torchvision", from_torchvision, "pretrained weights, downloaded (98 MB)")
+    option = source("torchvision", from_torchvision, "pretrained weights, downloaded (103 MB)")
     option("--tag", choices=RELEASES, default=next(iter(RELEASES)), help="which training (default: %(default)s)")
     option("--url", default=mirror, help="a mirror's address of the file, or its path here (default: $RESNET50_URL)")
     option = source("demo", from_demo, "the small model of our own, or another packed one")

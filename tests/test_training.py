@@ -285,7 +285,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_checkpoint(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"the last good one")
     with torch.no_grad():
         training.model.fc.weight[0, 0] = float("nan")
-    with pytest.raises(DataError, match="no number any more at step 1: lower --rate"):
+    with pytest.raises(DataError, match="no longer finite at step 1: lower --rate"):
         train.run(training, training.dataset, tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == b"the last good one"
 
@@ -349,12 +349,12 @@ def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, monkeypatch, cap
     (known / "class 1" / "00.jpg").write_bytes(b"no picture")
     for module, arguments, message in (
         (train, ["--data", tmp_path / "none"], "cannot be read"),
-        (train, ["--data", data], "--batch 128 is none of 1 to 4, the number of pictures"),
+        (train, ["--data", data], "--batch 128 must be from 1 to 4, the number of pictures"),
         (train, ["--data", data, "--rate", 0], "0 is not above 0"),
         (evaluate, ["v99", "--data", data], "there is no version 'v99'"),
         (evaluate, ["--data", data, "--count", 0], "--count must be 1 or more"),
         (evaluate, ["--data", data, "--weights", tmp_path / "none"], "none holds no intact weights"),
-        (evaluate, ["--data", data, "--weights", small_weights_file], "the weights know no 'cats'"),
+        (evaluate, ["--data", data, "--weights", small_weights_file], "the weights have no class 'cats'"),
         (evaluate, ["v2", "--data", known, "--weights", small_weights_file], "class 1/00.jpg"),
     ):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments), "--out", str(tmp_path / "run")])

@@ -54,8 +54,8 @@ def check_classes(names, weights):
     if not manifest:
         raise DataError(f"{weights} holds no intact weights; common/export_weights.py makes some")
     if strange := set(names) - set(manifest["labels"]):
-        raise DataError(f"the weights know no {min(strange)!r} ({len(strange)} of {len(names)} classes are strange to "
-                        "them): evaluate them on pictures of their own classes")  # fmt: skip
+        raise DataError(f"the weights have no class {min(strange)!r} ({len(strange)} of {len(names)} are missing): "
+                        "evaluate them on pictures of their own classes")  # fmt: skip
     return manifest["preprocessing"]["crop"]
 
 

@@ -2,7 +2,7 @@
 
     python training/train.py --data tiny-imagenet-200
     python training/train.py --data my_pictures --out training/run/mine --epochs 30
-    python training/train.py --data my_pictures --out training/run/tuned --start mine/resnet50.npz --rate 0.05
+    python training/train.py --data my_pictures --out training/run/tuned --start training/run/mine/resnet50.npz --rate 0.05
 
 --out gets a checkpoint, from which the same command goes on after a stop; log.csv and log.svg; at the end
 resnet50.pth, a state dict, and resnet50.npz, the packed model, which `common/export_weights.py demo` unpacks.
@@ -184,12 +184,12 @@ def run(training: Training, validation: Dataset, directory: Path) -> None:
     with tqdm(total=sum(pixels), initial=sum(pixels[: training.step]), smoothing=0.02,
               bar_format="{percentage:5.1f}% [{elapsed}, {remaining} left]") as progress:  # fmt: skip
         while training.step < training.steps:
-            if training.step == training.cool_down:
+            if training.step == training.cool_down > 0:
                 training.save(directory / "before_cool_down.pt")
             progress.update(pixels[training.step])
             means.append(training.take_step().cpu())
             if not means[-1].isfinite().all():
-                raise DataError(f"the loss is no number any more at step {training.step}: lower --rate")
+                raise DataError(f"the loss is no longer finite at step {training.step}: lower --rate")
             training.seconds = time.monotonic() - started
             ended = training.step % training.per_epoch == 0 or training.step == training.steps
             if ended:
@@ -261,7 +261,7 @@ def main():
     try:
         pictures, held_out, names = find(options.data)
         if not 0 < options.batch <= len(pictures):
-            raise DataError(f"--batch {options.batch} is none of 1 to {len(pictures)}, the number of pictures")
+            raise DataError(f"--batch {options.batch} must be from 1 to {len(pictures)}, the number of pictures")
         dataset, validation = batches.decode(pictures), batches.decode(held_out)
         training = Training(options, dataset, names, device)
         options.out.mkdir(parents=True, exist_ok=True)
