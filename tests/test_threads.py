@@ -112,6 +112,14 @@ if child == 0:
 _, status = os.waitpid(child, 0)
 sys.exit(0 if status == 0 and np.array_equal(model.forward(image), logits) else 1)
 """
+NO_STEPS = """
+other = model.forward(-image)
+for _ in range(100):
+    model.run(0, 0)
+    assert np.array_equal(model.forward(image), logits)
+    model.run(0, 0)
+    assert np.array_equal(model.forward(-image), other)
+"""
 DAEMON = """
 threading.Thread(target=lambda: [model.forward(image) for _ in range(10**6)], daemon=True).start()
 time.sleep(0.1)
@@ -131,9 +139,9 @@ def test_ctrl_c_ends_the_process(small_weights_file):
     assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in said
 
 
-@pytest.mark.parametrize("code", ["", "sys.exit(0)", DAEMON, FORK], ids=["end", "exit", "daemon", "fork"])
+@pytest.mark.parametrize("code", ["", "sys.exit(0)", NO_STEPS, DAEMON, FORK], ids=["end", "exit", "no steps", "daemon", "fork"])
 def test_the_process_ends_by_itself(code, small_weights_file):
-    """With a caller in a thread still at work, and with a forked child, which makes threads of its own."""
+    """After runs of no steps, with a caller in a thread still at work, with a forked child that makes its own threads."""
     process = run_python(code, small_weights_file)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")

@@ -271,7 +271,7 @@ static void *worker(void *argument) {
             pthread_mutex_unlock(&pool->mutex);
             return NULL;
         }
-        done += 1;
+        done = pool->runs;
         long first = pool->first, last = pool->last; /* the next run may begin while this thread leaves the barrier */
         pthread_mutex_unlock(&pool->mutex);
         forward(pool, thread, first, last);
