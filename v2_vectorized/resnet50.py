@@ -2,7 +2,7 @@
 
 What changed:     every operator is a few array expressions; a convolution is one matrix product (im2col).
 Why it helps:     the loops run in compiled code, on 4 to 16 numbers at a time (SIMD), not in the interpreter.
-What did not:     the network, and its weights, which every layer still reads from disk.
+What did not:     the network, and its weights, which every layer still reads from the file.
 Run it:           python v2_vectorized/infer.py PICTURE
 """
 

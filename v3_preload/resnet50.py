@@ -2,7 +2,7 @@
 
 What changed:     every tensor is read once, at construction, into one array, in the form that the operators use:
                   a convolution holds the factor of its batch norm, which leaves a shift.
-Why it helps:     inference opens no file, and does no arithmetic that is the same for every picture.
+Why it helps:     inference copies no weights, and does no arithmetic that is the same for every picture.
 What did not:     the network, and the operators but for the form of their weights.
 Run it:           python v3_preload/infer.py PICTURE
 """

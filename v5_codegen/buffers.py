@@ -1,7 +1,7 @@
 """The buffer plan: where in one array every activation lives, decided before any code is written.
 
 Buffers are taken and released in the order in which inference will write and last read them. Two buffers
-that are never live at the same time may share memory, but those with a border of zeros: a border is written
+that are never live at the same time may share memory, except those with a border of zeros: a border is written
 once, at the start, so nothing else may ever lie there.
 """
 

@@ -91,10 +91,10 @@ def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, i
     """
     panel = VECTORS * isa.width
     total = 4 * panel * x.channels * kernel**2
-    # A chunk's weights stay in a cache for all tiles; each chunk more is a pass more over the output. With one tap all
-    # pixels are new, and weights must be as near as can be; else they come again, and weights may be further away.
-    near = isa.l1 if total <= isa.l1 else isa.l1 * 3 // 4  # whole, or with room for pixels
-    most = near if kernel == 1 else isa.l2 // 6  # there lie this chunk, the next, and twice as many pixels
+    # A chunk's weights stay in a cache for all tiles; each further chunk is one more pass over the output. A 1x1 kernel
+    # uses a pixel once for a panel, so weights must be in the first-level cache. A larger one uses it several times.
+    near = isa.l1 if total <= isa.l1 else isa.l1 * 3 // 4  # all of it, or with room for pixels
+    most = near if kernel == 1 else isa.l2 // 6  # a sixth each for this chunk and the next; the rest is for pixels
     chunks = next((n for n in divisors(x.groups) if total <= n * most), x.groups)
     return panel, out.channels // panel, chunks
 
@@ -126,8 +126,8 @@ def pieces(spans: list[tuple[int, int, int]]) -> int:
 def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, share):
     """Write the function that computes shape (rows, columns) pixels of one panel of output channels.
 
-    Its sums stay in registers over all input channels of a chunk. On the way it prefetches `share` cache lines of the
-    weights that come next.
+    Its sums stay in registers over all input channels of a chunk. On the way it prefetches at least `share` cache
+    lines of the weights that come next.
     """
     pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     sums = [(row, column, v) for row, column in pixels for v in range(VECTORS)]
@@ -172,15 +172,15 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
         begin = [f"const float *after = y + {x.plane};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
     turns = {"group": groups, "tap": groups * kernel * taps, "channel": groups * kernel * taps * lanes // unroll}
-    place = max((place for place in turns if share >= turns[place]), key=turns.get, default="group")
-    count = ceil(share / turns[place])
+    level = max((level for level in turns if share >= turns[level]), key=turns.get, default="group")
+    count = ceil(share / turns[level])
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
-    channels += prefetch if place == "channel" else []
+    channels += prefetch if level == "channel" else []
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const float *")
-    tap = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if place == "tap" else []) + tap, "const float *")
-    rows = loop("y", "in", f"in + {kernel * x.row}", x.row, tap, "const float *")
-    return loop("group", 0, groups, 1, [*(prefetch if place == "group" else []), *rows, f"in += {x.plane};"])
+    row = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if level == "tap" else []) + tap, "const float *")
+    rows = loop("y", "in", f"in + {kernel * x.row}", x.row, row, "const float *")
+    return loop("group", 0, groups, 1, [*(prefetch if level == "group" else []), *rows, f"in += {x.plane};"])
 
 
 def vector_at(pointer, offset):

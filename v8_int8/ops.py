@@ -122,8 +122,8 @@ def pieces(spans: list[tuple[int, int, int]]) -> int:
 def conv2d_tile(name, isa, x, out, kernel, stride, shape, panels, add, share):
     """Write the function that computes shape (rows, columns) pixels of one panel of output channels.
 
-    Its sums stay in registers over all input channels. On the way it prefetches `share` cache lines of the
-    weights that come next.
+    Its sums stay in registers over all input channels. On the way it prefetches at least `share` cache lines of
+    the weights that come next.
     """
     pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     places = [row * out.row + column * out.lanes for row, column in pixels]
@@ -175,15 +175,15 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
         begin = [f"const byte *after = y + {x.plane};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
     turns = {"group": groups, "tap": groups * kernel * taps, "channel": groups * kernel * taps * lanes // unroll}
-    place = max((place for place in turns if share >= turns[place]), key=turns.get, default="group")
-    count = ceil(share / turns[place])
+    level = max((level for level in turns if share >= turns[level]), key=turns.get, default="group")
+    count = ceil(share / turns[level])
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
-    channels += prefetch if place == "channel" else []
+    channels += prefetch if level == "channel" else []
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const byte *")
-    tap = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if place == "tap" else []) + tap, "const byte *")
-    rows = loop("y", "in", f"in + {kernel * x.row}", x.row, tap, "const byte *")
-    return loop("group", 0, groups, 1, [*(prefetch if place == "group" else []), *rows, f"in += {x.plane};"])
+    row = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if level == "tap" else []) + tap, "const byte *")
+    rows = loop("y", "in", f"in + {kernel * x.row}", x.row, row, "const byte *")
+    return loop("group", 0, groups, 1, [*(prefetch if level == "group" else []), *rows, f"in += {x.plane};"])
 
 
 def vector_at(pointer, offset, kind="vector"):
