@@ -66,7 +66,7 @@ def files(version: str) -> dict[str, list[str]]:
 
 
 def changed_lines(before: list[str], after: list[str]) -> int:
-    """Lines added and removed, as `diff` counts them."""
+    """Lines added and removed in difflib's unified diff, which the site shows; in long files `diff` finds fewer."""
     return sum(line[:1] in "+-" and line[:3] not in ("+++", "---") for line in difflib.unified_diff(before, after))
 
 

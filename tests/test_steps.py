@@ -16,7 +16,7 @@ def test_a_step_changes_its_own_files_within_its_budget(step):
     assert sum(changed.values()) <= step.budget, changed
 
 
-def test_changed_lines_are_counted_as_diff_counts_them():
+def test_lines_added_and_removed_are_counted():
     assert changed_lines(["a", "b", "c"], ["a", "x", "y", "c"]) == 3
     assert changed_lines([], ["+", "-"]) == 2
 

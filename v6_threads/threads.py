@@ -9,7 +9,6 @@ import os
 import weakref
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import NDArray
 
 POOL = r"""
@@ -121,11 +120,14 @@ struct pool *pool_open(const float *weights, float *memory, long threads) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the Python interpreter */
-    for (pool->threads = 1; pool->threads < threads; pool->threads += 1) {
-        if (pthread_create(&pool->workers[pool->threads], NULL, worker, pool)) {
-            break;
-        }
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give 128 KiB, and version 7 needs 256 */
+    pool->threads = 1;
+    while (pool->threads < threads && !pthread_create(&pool->workers[pool->threads], &attributes, worker, pool)) {
+        pool->threads += 1;
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (pool->threads < threads) {
         pool_close(pool);
@@ -143,7 +145,7 @@ class ThreadsError(Exception):
 class Pool:
     """The threads of one network, and the memory that they work on."""
 
-    def __init__(self, library: ctypes.CDLL, weights: NDArray[np.float32], memory: NDArray[np.float32], threads: int):
+    def __init__(self, library: ctypes.CDLL, weights: NDArray, memory: NDArray, threads: int):
         """Start the threads. Raises ThreadsError if the system does not allow so many."""
         library.pool_open.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
         library.pool_open.restype = ctypes.c_void_p

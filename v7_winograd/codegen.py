@@ -14,7 +14,7 @@ PARAMETERS = "const float *weights, float *memory, long thread, long threads"
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of the network: `operator` of ops.py with its arguments, of which the first are two buffers."""
+    """One operation of the network: `operator` with its arguments, of which the first are two buffers."""
 
     name: str  # the layer's, as in the weights file
     operator: Callable

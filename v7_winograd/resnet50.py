@@ -1,4 +1,4 @@
-"""ResNet-50, version 7: the 3x3 convolutions with stride 1 in fewer multiplications.
+"""ResNet-50, version 7: 3x3 convolutions in fewer multiplications.
 
 What changed:     where it is estimated to be faster, Winograd's algorithm convolves whole tiles: a step transforms the
                   input, the convolution multiplies position by position and transforms back (winograd.py).

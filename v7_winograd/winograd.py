@@ -90,7 +90,7 @@ def winograd_input(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> 
     positions, columns, step = side(size, stride) ** 2, ceil(extents[1] / size), size * stride
 
     def transform(height, width):
-        tile = f"{name}_{height}x{width}"
+        tile = f"{name}_{height}x{width}_tile"
         functions.extend(input_tile(tile, x, out, size, stride, height, width))
         return [f"{tile}(in + (y * {x.row} + x * {x.lanes}) * {step}, result + (row * {columns} + x) * {out.lanes});"]
 

@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from compiler import cache_directory
 from image import ImageError, load_image
-from ops import conv2d, fully_connected, max_pool, quantize, subsample
+from ops import ZERO, conv2d, fully_connected, max_pool, quantize, subsample
 from weights import WeightsError, prepare, read_manifest
 
 PICTURES = Path(__file__).resolve().with_name("pictures")
@@ -46,7 +46,7 @@ def calibrate(
     """Return the scales of all steps' outputs, made anew or kept from before.
 
     pictures: a directory of them, in force from now on for these weights; those in force unless given.
-    threads: that each look at a picture at a time.
+    threads: how many pictures to look at side by side.
     Raises CalibrationError for bad pictures, WeightsError for weights that give numbers which are not finite.
     """
     directory = cache_directory() if cache and os.environ.get("RESNET50_CACHE") != "" else None
@@ -75,7 +75,7 @@ def fingerprint(weights_file, image_size):
     with open(weights_file, "rb") as file:
         everything = hashlib.file_digest(file, "sha256")
     blas = [np.__version__, *(f"{key}={value}" for key, value in sorted(os.environ.items()) if "_NUM_THREADS" in key)]
-    for part in (*sources, f"{image_size} {PERCENTILE} {LARGEST} {blas}".encode()):
+    for part in (*sources, f"{image_size} {PERCENTILE} {LARGEST} {ZERO} {blas}".encode()):
         everything.update(hashlib.sha256(part).digest())
     return f"scales-{everything.hexdigest()[:32]}"
 

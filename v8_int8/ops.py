@@ -122,8 +122,8 @@ def pieces(spans: list[tuple[int, int, int]]) -> int:
 def conv2d_tile(name, isa, x, out, kernel, stride, shape, panels, add, share):
     """Write the function that computes shape (rows, columns) pixels of one panel of output channels.
 
-    Its sums stay in registers over all input channels. On the way it prefetches at least `share` cache lines of
-    the weights that come next.
+    Its sums stay in registers over all input channels. On the way it prefetches at least `share` cache
+    lines of the weights that come next.
     """
     pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     places = [row * out.row + column * out.lanes for row, column in pixels]

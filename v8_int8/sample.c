@@ -379,11 +379,14 @@ struct pool *pool_open(const float *weights, float *memory, long threads) {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the Python interpreter */
-    for (pool->threads = 1; pool->threads < threads; pool->threads += 1) {
-        if (pthread_create(&pool->workers[pool->threads], NULL, worker, pool)) {
-            break;
-        }
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give 128 KiB, and version 7 needs 256 */
+    pool->threads = 1;
+    while (pool->threads < threads && !pthread_create(&pool->workers[pool->threads], &attributes, worker, pool)) {
+        pool->threads += 1;
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (pool->threads < threads) {
         pool_close(pool);

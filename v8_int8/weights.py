@@ -70,7 +70,7 @@ def prepare(file, step, epsilon=1e-5):
 
 
 def to_bytes(weight, least):
-    """Return weight / scale as integers of -127 to 127, and the scales, (out,) float64, each at `least` so large.
+    """Return weight / scale as integers of -127 to 127, and the scales, (out,) float64, none below `least`.
 
     Of every 16 input channels in a row, AVX2 adds the products of eight in 16 bits: channels 0, 1, 4, 5, 8, ... and
     2, 3, 6, 7, 10, .... 127 times the positive ones of their weights must not exceed 32767, nor the negative ones: they
