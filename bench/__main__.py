@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from bench.inputs import SYNTHETIC, InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
 from common.machine import available_cores
-from common.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS, named
 from training.pictures import DataError
 
 # {command: (help, what runs it, the tables that it prints)}
@@ -132,14 +131,6 @@ def within(least: int, most: int, text: str) -> int:
 
 image_size = partial(within, 32, 10_000)
 thread_count = partial(within, 1, available_cores())
-
-
-def named(known: Iterable[str], text: str) -> str:
-    """A name or its beginning: v5 for v5_codegen."""
-    for name in known:
-        if text in (name, name.split("_")[0]):
-            return name
-    raise argparse.ArgumentTypeError(f"there is no {text!r}; choose from {', '.join(known)}")
 
 
 def main() -> int:

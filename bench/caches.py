@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.inputs import Inputs
 from bench.ladder import timed
+from bench.machine import caches
 from bench.results import entry, extra_info
 from common.versions import load_version
 
@@ -46,7 +47,7 @@ class Memory:
 
 
 def survey(inputs: Inputs, rounds: int = 15) -> list[dict]:
-    """Nanoseconds of a load, in several experiments that take turns; entries of a results file."""
+    """Seconds of a load, and of a pass in each stride, as entries of a results file."""
     version = load_version("v5_codegen").compiler
     library = version.Compiler().load(SOURCE.read_text(), version.ISAS["generic128"], cache=False)
     library.chase.argtypes, library.chase.restype = [ctypes.c_void_p, ctypes.c_long], ctypes.c_void_p
@@ -55,23 +56,19 @@ def survey(inputs: Inputs, rounds: int = 15) -> list[dict]:
     small, large = (Memory(max(SIZES), huge) for huge in (False, True))
 
     def measure(group: str, points: dict[int, list[int]], memory: Memory) -> None:
-        seconds = {}
         for point, places in points.items():
             start, count = memory.chain(places, rng), max(LOADS, len(places))
             run = partial(library.chase, start, count)
             run()
-            seconds[point] = [timed(run) / count for _ in range(max(1, rounds // 5))]
-        for point, found in seconds.items():
-            entries.append(row(point, group, found, inputs))
+            seconds = [timed(run) / count for _ in range(max(1, rounds // 5))]
+            entries.append(row(point, group, seconds, inputs))
 
     measure("caches, size", {size: range(0, size, LINE) for size in SIZES}, large)
     for stride in (PAGE, PAGE + LINE):
         measure(f"caches, {stride} bytes apart", {n: range(0, n * stride, stride) for n in COUNTS}, large)
     # A load of every page, each from another set of the caches; then as many lines side by side.
-    measure("caches, pages", {n: [page * PAGE + page * LINE % PAGE for page in range(n)] for n in PAGES}, small)
-    measure(
-        "caches, pages of 2 MiB", {n: [page * PAGE + page * LINE % PAGE for page in range(n)] for n in PAGES}, large
-    )
+    for group, memory in (("caches, pages", small), ("caches, pages of 2 MiB", large)):
+        measure(group, {n: [page * PAGE + page * LINE % PAGE for page in range(n)] for n in PAGES}, memory)
     for stride in STRIDES:
         run = partial(library.skim, large.bytes.ctypes.data, large.bytes.size, stride)
         found = [timed(run) for _ in range(max(1, rounds // 5))]
@@ -86,14 +83,10 @@ def row(point: int, group: str, seconds: list[float], inputs: Inputs) -> dict:
 
 
 def organisation() -> dict[str, list[int]]:
-    """{"L1d": [bytes, ways, sets], ...} of the first core, as Linux lists them; elsewhere empty."""
+    """{"L1d": [bytes, ways, sets], ...} of the first core's caches of which Linux says so much."""
     found = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind = ((index / name).read_text().strip() for name in ("level", "type"))
-        ways, sets, line = (
-            int((index / name).read_text())
-            for name in ("ways_of_associativity", "number_of_sets", "coherency_line_size")
-        )
-        if kind != "Instruction":
-            found[f"L{level}{'d' if kind == 'Data' else ''}"] = [ways * sets * line, ways, sets]
+    for name, said in caches().items():
+        if {"ways_of_associativity", "number_of_sets"} <= said.keys():
+            ways, sets = int(said["ways_of_associativity"]), int(said["number_of_sets"])
+            found[name] = [ways * sets * int(said["coherency_line_size"]), ways, sets]
     return found

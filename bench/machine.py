@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_info
 
 from common.machine import available_cores, find_compiler
 
+SAID = {"level", "type", "size", "ways_of_associativity", "number_of_sets", "coherency_line_size"}  # of a cache
 SIMD = {"avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve"}
 APPLE = {"internal_api": "Accelerate", "version": platform.mac_ver()[0]}  # the BLAS that threadpoolctl does not know
 
@@ -28,7 +29,7 @@ def machine_info() -> dict:
         "machine": platform.machine(),
         "cores": available_cores(),
         "cores_in_machine": os.cpu_count(),
-        "caches": caches(),
+        "caches": {name: said["size"] for name, said in caches().items() if "size" in said},
         "instruction_sets": sorted(SIMD.intersection(cpu.get("flags", ()))),
         "compiler": version and version.split("\n")[0],
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -46,11 +47,11 @@ def slug(info: dict) -> str:
     return "-".join(words)
 
 
-def caches() -> dict[str, str]:
-    """{"L1d": "32K", ...} of the first core, as Linux lists them; elsewhere empty."""
+def caches() -> dict[str, dict[str, str]]:
+    """{"L1d": {"size": "32K", ...}, ...} of the first core: what Linux says of each cache; elsewhere empty."""
     found = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
-        if kind != "Instruction":
-            found[f"L{level}{'d' if kind == 'Data' else ''}"] = size
+        said = {path.name: path.read_text().strip() for path in index.iterdir() if path.name in SAID}
+        if said["type"] != "Instruction":
+            found[f"L{said['level']}{'d' if said['type'] == 'Data' else ''}"] = said
     return found

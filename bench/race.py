@@ -100,7 +100,7 @@ def race(
     those that are quick, at least. cache: whether compiled code may come from an earlier start. Returns entries of a
     results file, and {"group", "name", "reason"} of who failed.
     """
-    racing, entries, names = {}, [], list(entrants)
+    racing, entries, found, names = {}, [], {}, list(entrants)
     try:
         for turn in range(rounds + 2):
             say(f"{group}: " + ("start", f"round {turn} of {rounds}", "done")[(turn > 0) + (turn > rounds)])
@@ -110,13 +110,15 @@ def race(
                         racing[name] = Contender(entrants[name], inputs, cache)
                     elif turn <= rounds:
                         racing[name].take_turn(max(PICTURES, -(-calls // rounds) + 1), duration)
+                    else:
+                        found[name] = racing[name].entry(name, group)
                 except (WorkerError, WrongOutput) as error:
                     say(f"{group}: {name}: {error}")
                     entries.append({"group": group, "name": name, "reason": str(error)})
                     names.remove(name)
                     if name in racing:
                         racing[name].close()
-        return entries + [racing[name].entry(name, group) for name in names]
+        return entries + [found[name] for name in names]
     finally:
         for contender in racing.values():
             contender.close()

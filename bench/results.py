@@ -63,7 +63,9 @@ def update(path: Path, entries: list[dict], peak: dict, inputs: Inputs) -> dict:
     old = load(path) if path.is_file() else {"benchmarks": [], "failed": []} | new
     for key in ("machine_info", "settings"):
         if different := [name for name, value in new[key].items() if old[key].get(name) != value]:
-            raise ResultsError(f"{path} was measured with another {different[0]}; move it away, or name another file with --out")
+            raise ResultsError(
+                f"{path}: another {different[0]} was measured; move the file away, or name one with --out"
+            )
     new["peak"] = {name: max(value, old["peak"].get(name, 0.0)) for name, value in peak.items()}
     groups = {entry["group"] for entry in entries}
     entries = [entry for entry in old["benchmarks"] + old["failed"] if entry["group"] not in groups] + entries

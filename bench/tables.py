@@ -161,7 +161,7 @@ def all_steps(results: dict) -> Table:
     notes = [
         "Medians ± half the distance between the quartiles, of times and of the rounds' own ratios; all versions but "
         "`v1_loops`, which ran once, took turns. One thread up to version 5, all cores from version 6 on. "
-        "× previous: versions 7 and 8 both go on from version 6, and are compared with it. Effective: each picture counts "
+        "× previous: versions 7 and 8 both go on from version 6, and are compared with it. Effective: a picture counts "
         "as the float32 operations of direct convolution. Version 7 does fewer, version 8 computes with bytes, so both "
         "may pass float32's peak. Images/s: a process a core, one thread each. Error: the largest of a logit. Weights "
         "are random, with which bytes do worst; [how version 8 does on pictures](v8_int8/README.md#accuracy).",

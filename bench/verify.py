@@ -3,13 +3,14 @@
 Photographs of scikit-image, each with the ImageNet classes of which one must be among the top five.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 from bench.inputs import WEIGHTS, source
-from common.versions import ROOT, VERSIONS
+from common.versions import ROOT, VERSIONS, named
 
 RIGHT = {
     "chelsea.png": {"tabby", "tiger cat", "Egyptian cat"},
@@ -26,7 +27,7 @@ def main(names: list[str], weights: Path = WEIGHTS) -> int:
         print(f"nothing to check: {weights.name} does not know ImageNet; `make weights` fetches weights that do")
         return 0
     pictures, wrong = [Path(skimage.data.__file__).parent / name for name in RIGHT], 0
-    for version in (version for version in VERSIONS if not names or version.startswith(tuple(names))):
+    for version in [named(VERSIONS, name) for name in names] or VERSIONS:
         command = [sys.executable, ROOT / version / "infer.py", *pictures, "--json", "--weights", weights]
         lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
         records = {Path(record["picture"]).name: record for record in map(json.loads, lines)}
@@ -40,4 +41,7 @@ def main(names: list[str], weights: Path = WEIGHTS) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except argparse.ArgumentTypeError as error:
+        sys.exit(f"error: {error}")

@@ -5,9 +5,11 @@ Loading one therefore means: put its directory first on `sys.path`, import its m
 module objects live on in the namespace that is returned.
 """
 
+import argparse
 import difflib
 import importlib
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +59,14 @@ STEPS = (
 VERSIONS = ("v1_loops", *(step.version for step in STEPS))
 # Articles, a printout, and what version 6 has nothing like: int8's float32 forward, and its instructions.
 NOT_COUNTED = {"README.md", "sample.c", "calibration.py", "dot.h"}
+
+
+def named(known: Iterable[str], text: str) -> str:
+    """Return the name that `text` is or begins: v5_codegen for v5. Raises argparse.ArgumentTypeError if none is."""
+    for name in known:
+        if text in (name, name.partition("_")[0]):
+            return name
+    raise argparse.ArgumentTypeError(f"there is no {text!r}; choose from {', '.join(known)}")
 
 
 def files(version: str) -> dict[str, list[str]]:

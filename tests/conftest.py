@@ -4,6 +4,7 @@ TEST_SEED=N repeats it."""
 import os
 import secrets
 import signal
+import subprocess
 import zlib
 
 # Set before NumPy and PyTorch load; pytest-xdist's workers inherit both.
@@ -21,6 +22,7 @@ import pytest
 
 from common import export_weights
 from common.synthetic import synthetic
+from common.versions import ROOT
 from common.weights_file import IMAGENET_V1, write_weights
 
 SEED = int(os.environ["TEST_SEED"])
@@ -36,6 +38,12 @@ def pytest_report_header():
 def rng(request):
     """A random generator of the test's own."""
     return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
+
+
+def make(*arguments):
+    """Run make as from a shell: what `make test` puts into the environment would change its output."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
 
 
 def export(path, state, image_size=224):

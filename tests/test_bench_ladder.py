@@ -25,7 +25,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", RUNGS)
 def test_every_rung_computes_its_layer(name, rng):
-    """On the best instruction set and on the plainest, which share no width."""
+    """On the best instruction set and on the plainest."""
     rung = RUNGS[name]
     for isa, layer in zip((HERE[0], HERE[-1]), rng.permutation(["3x3", "1x1"])):
         task = Task(SMALL[layer], rng)

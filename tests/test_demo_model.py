@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import random
 import re
 import shlex
@@ -15,6 +14,7 @@ import skimage.data
 
 from common.versions import ROOT
 from common.weights_file import intact
+from tests.conftest import make
 from training.evaluate import evaluate
 from training.pictures import find
 
@@ -46,9 +46,8 @@ def test_readme_shows_what_make_demo_prints(demo_weights):
     """Without a network, to the second decimal; the times are left out."""
     readme = (ROOT / "README.md").read_text("utf-8")
     shown = re.search(r"```\n(weights: demo.*?)```", readme, re.DOTALL)[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    recipe = subprocess.check_output(["make", "-n", "demo", "OFFLINE=1"], text=True, cwd=ROOT, env=environment)
-    command = [sys.executable, *shlex.split(recipe.strip().rpartition("\n")[2])[1:], "--weights", demo_weights]
+    recipe = make("-n", "demo", "OFFLINE=1").stdout.strip().rpartition("\n")[2]
+    command = [sys.executable, *shlex.split(recipe)[1:], "--weights", demo_weights]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     first, rest = result.stdout.split("\n", 1)
     texts, numbers = [], []

@@ -17,15 +17,6 @@ from docs.figures import layer_table, learned
 from docs.figures.__main__ import HERE, NAMES, draw
 
 
-@pytest.fixture(scope="module")
-def demo_weights(tmp_path_factory):
-    """The weights that the committed pictures were drawn with."""
-    path = tmp_path_factory.mktemp("weights") / "demo.safetensors"
-    command = [sys.executable, "common/export_weights.py", "demo", "--out", str(path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return path
-
-
 def same_picture(one, other):
     """Whether two files show the same; the last bits of coordinates and colours may differ between machines."""
     if one.suffix == ".png":

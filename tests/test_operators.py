@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from common.versions import load_version
 from tests.conftest import SEED
-from tests.torch_reference import assert_close
 
 OPS = {name: load_version(name).ops for name in ("v1_loops", "v2_vectorized", "v3_preload", "v4_no_alloc")}
 each_version = pytest.mark.parametrize("version", OPS)
@@ -108,7 +107,10 @@ def test_batch_norm(version, x, seed):
     variance = rng.uniform(0.1, 2, x.shape[2]).astype(np.float32)
     mean64, variance64, gamma64, beta64 = (torch.from_numpy(a).double() for a in (mean, variance, gamma, beta))
     expected = hwc(F.batch_norm(chw(x), mean64, variance64, gamma64, beta64, eps=EPSILON))
-    assert_close(batch_norm(version, x, gamma, beta, mean, variance), expected, "batch_norm", 1e-5)
+    found = batch_norm(version, x, gamma, beta, mean, variance)
+    magnitude = ((abs(x) + abs(mean)) * abs(gamma) / np.sqrt(variance) + abs(beta)).max()  # sums may cancel
+    assert found.shape == expected.shape
+    assert np.isfinite(found).all() and np.abs(found - expected).max() <= 1e-6 * magnitude
 
 
 @each_version

@@ -1,5 +1,6 @@
 """The Makefile, the README's own code, the check of pretrained weights, and what is loaded beside what."""
 
+import argparse
 import os
 import re
 import subprocess
@@ -10,12 +11,7 @@ import pytest
 from bench import verify
 from common.versions import ROOT, load_version
 from common.weights_file import IMAGENET_V1, write_weights
-
-
-def make(*arguments):
-    """Run make as from a shell: what `make test` puts into the environment would change its output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(["make", *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+from tests.conftest import make
 
 
 def test_make_lists_its_targets():
@@ -24,10 +20,10 @@ def test_make_lists_its_targets():
     assert listed.keys() == set(phony) and all(listed.values())
 
 
-@pytest.mark.parametrize("target", ["train", "evaluate"])
-def test_make_asks_for_pictures(target):
+@pytest.mark.parametrize(("target", "name"), [("train", "DATA"), ("evaluate", "DATA"), ("scale-out", "PICTURES")])
+def test_make_asks_for_pictures(target, name):
     result = make(target)
-    assert result.returncode == 2 and "error: DATA=PATH names the pictures" in result.stderr and not result.stdout
+    assert result.returncode == 2 and f"error: {name}=PATH names the pictures" in result.stderr and not result.stdout
 
 
 @pytest.mark.parametrize(("step", "new"), [("v3 v4", "buffers.py"), ("v6 v7", "winograd.py")])
@@ -64,6 +60,10 @@ def test_loading_versions_leaves_no_trace():
 
 class TestVerify:
     """Weights that claim to know ImageNet are checked on photographs; any others leave nothing to check."""
+
+    def test_a_version_that_does_not_exist(self, demo_weights):
+        with pytest.raises(argparse.ArgumentTypeError, match="there is no 'v99'; choose from v1_loops"):
+            verify.main(["v99"], demo_weights)
 
     def test_other_weights(self, small_weights_file, capsys):
         assert verify.main([], small_weights_file) == 0

@@ -12,12 +12,6 @@ def test_the_articles_table_is_what_the_committed_results_give():
     assert beyond_one_machine.MARKED.sub(lambda _: beyond_one_machine.table(results), text) == text
 
 
-def test_ray_keeps_nine_tenths_of_the_rate():
-    results = json.loads(beyond_one_machine.RESULTS.read_text("utf-8"))
-    ratios = sorted(ours[0] / plain[0] for plain, ours in results["rounds"])
-    assert ratios[len(ratios) // 2] >= 0.9
-
-
 def test_a_rate_counts_only_while_all_are_at_work():
     batches = [["a", 0, 10, 20], ["b", 5, 10, 10], ["a", 10, 20, 20], ["b", 10, 15, 10]]
     assert beyond_one_machine.rate(batches) == (4, 5)

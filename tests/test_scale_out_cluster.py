@@ -23,7 +23,7 @@ from tests.scale_out_support import (
     wait_for_files,
     written,
 )
-from tests.test_scale_out import add_bad, demo  # noqa: F401 (a fixture)
+from tests.test_scale_out import add_bad
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,11 +58,11 @@ def workers():
     return [process for process in marked_processes() if process.name().startswith("ray::MapWorker")]
 
 
-def test_a_node_killed_in_the_middle(cluster, tmp_path, rng, demo):  # noqa: F811
+def test_a_node_killed_in_the_middle(cluster, tmp_path, rng, demo_weights):
     """Damaged pictures among good ones, two nodes, one of which dies: each picture once, as infer.py says."""
     source, out = tmp_path / "pictures", tmp_path / "out"
     good, bad = make_pictures(source, rng, 160), add_bad(source)
-    process = begin(source, out, demo, "--address", cluster.address)
+    process = begin(source, out, demo_weights, "--address", cluster.address)
     wait_for_files(out, 6, process)
     cluster.remove_node(cluster.second, allow_graceful=False)
     done = finish(process)
@@ -71,14 +71,14 @@ def test_a_node_killed_in_the_middle(cluster, tmp_path, rng, demo):  # noqa: F81
     rows = written(out)
     assert sorted(rows) == sorted([*good, *bad])
     some = [*good[::20], *bad]
-    assert_same({path: rows[path] for path in some}, inferred(demo, *some))
+    assert_same({path: rows[path] for path in some}, inferred(demo_weights, *some))
 
 
 @pytest.mark.exhaustive
-def test_a_worker_that_dies(cluster, tmp_path, rng, demo):  # noqa: F811
+def test_a_worker_that_dies(cluster, tmp_path, rng, demo_weights):
     source, out = tmp_path / "pictures", tmp_path / "out"
     paths = make_pictures(source, rng, 240)
-    process = begin(source, out, demo, "--address", cluster.address)
+    process = begin(source, out, demo_weights, "--address", cluster.address)
     for files in (4, 10, 16):
         wait_for_files(out, files, process)
         workers()[0].kill()
@@ -88,7 +88,7 @@ def test_a_worker_that_dies(cluster, tmp_path, rng, demo):  # noqa: F811
 
 
 @pytest.mark.exhaustive
-def test_a_disk_that_fills(cluster, tmp_path, rng, demo):  # noqa: F811
+def test_a_disk_that_fills(cluster, tmp_path, rng, demo_weights):
     """The job ends with one line; with more room it goes on."""
     out = tmp_path / "out"
     out.mkdir()
@@ -96,7 +96,7 @@ def test_a_disk_that_fills(cluster, tmp_path, rng, demo):  # noqa: F811
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", out], capture_output=True).returncode:
         pytest.skip("no tmpfs may be mounted here; test_scale_out_pictures.py fills a disk that is not one")
     try:
-        full = classify_on(cluster, tmp_path / "pictures", out, demo)
+        full = classify_on(cluster, tmp_path / "pictures", out, demo_weights)
         assert full.returncode == 1 and full.stdout == ""
         assert (
             full.stderr
@@ -106,7 +106,7 @@ def test_a_disk_that_fills(cluster, tmp_path, rng, demo):  # noqa: F811
         some = written(out)
         assert 8 <= len(some) < 160 and not list(out.glob(".*"))
         subprocess.run(["mount", "-o", "remount,size=10m", out], check=True)
-        done = classify_on(cluster, tmp_path / "pictures", out, demo)
+        done = classify_on(cluster, tmp_path / "pictures", out, demo_weights)
         assert done.returncode == 0 and f"\n{len(some)} were done before" in done.stdout, done.stderr
         assert sorted(written(out)) == paths
     finally:
@@ -125,27 +125,27 @@ def wait_until(condition, seconds=30):
 
 
 @pytest.mark.exhaustive
-def test_the_driver_killed_again_and_again(cluster, tmp_path, rng, demo):  # noqa: F811
+def test_the_driver_killed_again_and_again(cluster, tmp_path, rng, demo_weights):
     """The cluster outlives each driver, and so may its workers for a while: still nothing is there twice."""
     source, out = tmp_path / "pictures", tmp_path / "out"
     paths = make_pictures(source, rng, 320)
     for files in (3, 10, 17):
-        process = begin(source, out, demo, "--address", cluster.address)
+        process = begin(source, out, demo_weights, "--address", cluster.address)
         wait_for_files(out, files, process)
         os.killpg(process.pid, signal.SIGKILL)
         finish(process)
-    done = classify_on(cluster, source, out, demo)
+    done = classify_on(cluster, source, out, demo_weights)
     assert done.returncode == 0, done.stderr
     assert sorted(written(out)) == paths
 
 
 @pytest.mark.exhaustive
-def test_memory_does_not_grow_with_the_pictures(cluster, tmp_path, rng, demo):  # noqa: F811
+def test_memory_does_not_grow_with_the_pictures(cluster, tmp_path, rng, demo_weights):
     """3000 pictures of 150 KB pass a worker of one core, and an object store of 80 MB: no process takes 600 MB."""
     (path,) = make_pictures(tmp_path / "pictures", rng, 1)
     content = Path(path).read_bytes() + bytes(150 * 1024)  # what follows a JPEG's end is not looked at
     pq.write_table(pa.table({"bytes": [content] * 3000}), tmp_path / "big.parquet", row_group_size=64)
-    process = begin(tmp_path / "big.parquet", tmp_path / "out", demo, "--address", cluster.address)
+    process = begin(tmp_path / "big.parquet", tmp_path / "out", demo_weights, "--address", cluster.address)
     most = 0
     while process.poll() is None:
         for one in marked_processes():

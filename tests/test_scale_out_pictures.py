@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import subprocess
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from common.versions import ROOT
 from extras.scale_out.classify import SCHEMA, Worker
 from extras.scale_out.pictures import Picture, SourceError, Store, batches, contents, find, text
 from tests.scale_out_support import make_pictures
@@ -204,9 +202,3 @@ def test_results_of_another_run_are_refused(tmp_path):
             (out / "x.parquet").write_bytes(content)
         (row,) = batches(str(tmp_path / "list"), str(out), 4, "v")
         assert row["failed"].startswith(f"{out}/x.parquet is ") and expected in row["failed"]
-
-
-def test_make_asks_for_pictures():
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    result = subprocess.run(["make", "scale-out"], capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert result.returncode == 2 and "error: PICTURES=PATH names the pictures" in result.stderr and not result.stdout

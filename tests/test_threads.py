@@ -139,9 +139,11 @@ def test_ctrl_c_ends_the_process(small_weights_file):
     assert process.returncode == -signal.SIGINT and "KeyboardInterrupt" in said
 
 
-@pytest.mark.parametrize("code", ["", "sys.exit(0)", NO_STEPS, DAEMON, FORK], ids=["end", "exit", "no steps", "daemon", "fork"])
+@pytest.mark.parametrize(
+    "code", ["", "sys.exit(0)", NO_STEPS, DAEMON, FORK], ids=["end", "exit", "no steps", "daemon", "fork"]
+)
 def test_the_process_ends_by_itself(code, small_weights_file):
-    """After runs of no steps, with a caller in a thread still at work, with a forked child that makes its own threads."""
+    """After runs of no steps, with a caller still at work, and with a forked child, which makes threads of its own."""
     process = run_python(code, small_weights_file)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")

@@ -351,7 +351,7 @@ def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, monkeypatch, cap
         (train, ["--data", tmp_path / "none"], "cannot be read"),
         (train, ["--data", data], "--batch 128 must be from 1 to 4, the number of pictures"),
         (train, ["--data", data, "--rate", 0], "0 is not above 0"),
-        (evaluate, ["v99", "--data", data], "there is no version 'v99'"),
+        (evaluate, ["v99", "--data", data], "there is no 'v99'"),
         (evaluate, ["--data", data, "--count", 0], "--count must be 1 or more"),
         (evaluate, ["--data", data, "--weights", tmp_path / "none"], "none holds no intact weights"),
         (evaluate, ["--data", data, "--weights", small_weights_file], "the weights have no class 'cats'"),

@@ -14,16 +14,15 @@ import subprocess
 import sys
 import tempfile
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
-from common.versions import VERSIONS  # noqa: E402
+from common.versions import VERSIONS, named  # noqa: E402
 from common.weights_file import intact  # noqa: E402
 from training.pictures import DataError, Labelled, find  # noqa: E402
-
-NAMES = {name: name for name in VERSIONS} | {name.partition("_")[0]: name for name in VERSIONS}  # v6, say, will do
 
 
 def evaluate(version: str, pictures: Labelled, names: list[str], weights: Path) -> dict:
@@ -83,15 +82,9 @@ def run(version, directory, weights):
             raise DataError(errors.read().strip().rpartition("\n")[2].removeprefix("error: "))
 
 
-def version_name(text):
-    if text not in NAMES:
-        raise argparse.ArgumentTypeError(f"there is no version {text!r}; choose from {', '.join(VERSIONS)}")
-    return NAMES[text]
-
-
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("versions", nargs="*", type=version_name, default=[NAMES["v6"]], metavar="VERSION",
+    parser.add_argument("versions", nargs="*", type=partial(named, VERSIONS), default=[VERSIONS[5]], metavar="VERSION",
                         help="v1, v2, ... (default: v6)")  # fmt: skip
     parser.add_argument("--data", type=Path, required=True, metavar="PATH",
                         help="tiny-imagenet-200, or a directory of class directories")  # fmt: skip

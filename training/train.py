@@ -2,7 +2,7 @@
 
     python training/train.py --data tiny-imagenet-200
     python training/train.py --data my_pictures --out training/run/mine --epochs 30
-    python training/train.py --data my_pictures --out training/run/tuned --start training/run/mine/resnet50.npz --rate 0.05
+    python training/train.py --data my_pictures --out training/run/tuned --start training/run/resnet50.npz --rate 0.05
 
 --out gets a checkpoint, from which the same command goes on after a stop; log.csv and log.svg; at the end
 resnet50.pth, a state dict, and resnet50.npz, the packed model, which `common/export_weights.py demo` unpacks.

@@ -83,7 +83,7 @@ class Compiler:
                 kept = library.rename(Path(directory or temporary, f"{key}-{crc32(library.read_bytes())}.so"))
                 return ctypes.CDLL(str(kept))
         except OSError as error:
-            raise CompilerError(f"cannot compile ({error}); TMPDIR=DIR and RESNET50_CACHE=DIR name other places") from None
+            raise CompilerError(f"cannot compile ({error}); TMPDIR=DIR, RESNET50_CACHE=DIR name other places") from None
 
 
 def cache_size(index: int, default: int) -> int:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 # One BLAS thread, set before NumPy loads its BLAS: more cores are version 6's idea alone.
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from common.versions import VERSIONS, load_version
+from common.versions import VERSIONS, load_version, named
 
 NO_WINDOW = (
     "there is no window to show it in: give --out FILE, or, with a screen, put the OpenCV that has windows in place of "
@@ -220,20 +221,13 @@ def run(arguments: argparse.Namespace) -> dict:
     return {"version": arguments.version, "frames": seen, "labelled": labelled, "seconds": seconds, "rate": rate}
 
 
-def version(text: str) -> str:
-    for name in VERSIONS:
-        if text in (name, name.partition("_")[0]):
-            return name
-    raise argparse.ArgumentTypeError(f"there is no {text!r}; choose from {', '.join(VERSIONS)}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Label a film or what a camera sees.")
     parser.add_argument("source", metavar="CLIP|CAMERA", help="a file, or the number of a camera: 0 is the first")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write the labelled film: .mp4, .mov, .mkv, .avi"
     )
-    parser.add_argument("--version", type=version, default="v8_int8", help="default: %(default)s")
+    parser.add_argument("--version", type=partial(named, VERSIONS), default="v8_int8", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="of version 6 and later; default: all cores")
     parser.add_argument("--every-frame", action="store_true", help="drop no frame of a clip, however long it takes")
     default = ROOT / "weights" / "resnet50.safetensors"

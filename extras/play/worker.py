@@ -16,6 +16,7 @@ from PIL import Image
 
 from bench.profile import Trace, step_times
 from common.architecture import layers
+from common.named_bytes import NamedBytes
 from common.versions import load_version
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit the server's sockets
@@ -56,20 +57,6 @@ class Worker:
         self._process.kill()
         self._process.join()
         self._connection.close()
-
-
-class Upload(io.BytesIO):
-    """A picture in memory that error messages call by its file's name, as they do files."""
-
-    def __init__(self, picture: bytes, name: str):
-        super().__init__(picture)
-        self._name = name
-
-    def __str__(self):
-        return self._name
-
-    def __repr__(self):
-        return repr(self._name)
 
 
 def serve(connection, name: str, weights: Path) -> None:
@@ -120,7 +107,7 @@ class Version:
 
     def classify(self, picture: bytes, file_name: str) -> dict:
         """What the page shows of a picture. Raises the version's ImageError."""
-        image = self.version.image.load_image(Upload(picture, file_name), self.manifest["preprocessing"])
+        image = self.version.image.load_image(NamedBytes(picture, file_name), self.manifest["preprocessing"])
         maps = []
         logits, seconds, times = self.run(image, lambda *stage: maps.append(feature_maps(*stage)))
         if seconds < 5:  # the first picture warms up; nobody waits for version 1 twice

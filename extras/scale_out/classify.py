@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import io
 import logging
 import pickle
 import socket
@@ -36,7 +35,8 @@ sys.path[:0] = PLACES
 from pictures import Picture, SourceError, Store, batches, contents, find
 
 from common.machine import available_cores
-from common.versions import VERSIONS, load_version
+from common.named_bytes import NamedBytes
+from common.versions import VERSIONS, load_version, named
 
 THREADS = 1  # of a worker: what Ray reserves for it, what our network uses and what a BLAS may use
 TOP = 5
@@ -102,26 +102,12 @@ class Worker:
             if isinstance(content, Exception):
                 reason = " ".join(str(content).split())
                 raise self.version.image.ImageError(f"{picture.path}: not a readable picture ({reason})")
-            found = self.version.infer.classify(Named(content, picture.path), self.model, self.manifest, TOP)
+            found = self.version.infer.classify(NamedBytes(content, picture.path), self.model, self.manifest, TOP)
         except self.version.image.ImageError as error:
             return {"path": picture.path, "error": str(error)}
         columns = {"classes": "class", "labels": "label", "probabilities": "probability"}
         best = {column: [entry[key] for entry in found["predictions"]] for column, key in columns.items()}
         return {"path": picture.path, **best, "latency_ms": found["latency_ms"], "error": None}
-
-
-class Named(io.BytesIO):
-    """A file in memory that messages can name."""
-
-    def __init__(self, content: bytes, name: str):
-        super().__init__(content)
-        self.name_in_messages = name
-
-    def __str__(self):
-        return self.name_in_messages
-
-    def __repr__(self):
-        return repr(self.name_in_messages)
 
 
 @contextlib.contextmanager
@@ -255,7 +241,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="a directory or s3://… for the Parquet files")
     parser.add_argument("--address", help="of a Ray cluster, or auto; without it Ray starts on this machine alone")
-    parser.add_argument("--version", default="v7", help="one of v6, v7, v8 (default: v7)")
+    parser.add_argument(
+        "--version", type=partial(named, VERSIONS[5:]), default=VERSIONS[6], help="v6, v7 or v8 (default: v7)"
+    )
     weights = ROOT / "weights" / "resnet50.safetensors"
     parser.add_argument("--weights", type=Path, default=weights, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=64, metavar="N", help="pictures in one file (default: 64)")
@@ -263,12 +251,8 @@ def parse() -> argparse.Namespace:
         "--every", type=float, default=5, metavar="SECONDS", help="between lines of progress (default: 5)"
     )
     arguments = parser.parse_args()
-    known = {name.split("_")[0]: name for name in VERSIONS[5:]}
-    if arguments.version not in {*known, *known.values()}:
-        parser.error(f"--version: {arguments.version} is none of {', '.join(known)}")
     if arguments.batch < 1:
         parser.error(f"--batch: {arguments.batch} is not at least 1")
-    arguments.version = known.get(arguments.version, arguments.version)
     arguments.weights = arguments.weights.resolve()
     return arguments
 
