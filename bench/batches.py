@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from subprocess import run
 
@@ -26,7 +25,7 @@ from bench.results import entry, extra_info
 from common.versions import ROOT
 
 SIZES = (1, 2, 4, 8, 16, 32)
-ENGINES = ("onnxruntime", "openvino")
+ENGINES = {"onnxruntime": peers.infer_onnxruntime, "openvino": peers.infer_openvino}
 ROUNDS = 3
 
 
@@ -61,8 +60,9 @@ def measured_batches(inputs: Inputs, threads: int, sizes: tuple[int, ...] = SIZE
 def main(name: str, weights: str, directory: str, threads: str, *sizes: str) -> None:
     with np.load(f"{directory}/inputs.npz") as stored:
         picture = peers.channels_first(stored["image"])
-    graph = export(Path(weights), picture.shape[2], directory)
-    infer = {"onnxruntime": onnxruntime, "openvino": openvino}[name](graph, int(threads))
+    axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
+    graph = peers.export_onnx(Path(weights), picture.shape[2], directory, dynamic_axes=axes)
+    infer = ENGINES[name](graph, int(threads))
     batches = {int(size): np.repeat(picture, int(size), axis=0) for size in sizes}
     logits, rounds = {}, defaultdict(list)
     for turn in range(ROUNDS + 1):
@@ -74,34 +74,6 @@ def main(name: str, weights: str, directory: str, threads: str, *sizes: str) -> 
                 rounds[size].append((time.perf_counter() - start) / size)
     np.savez(f"{directory}/logits.npz", **logits)
     print(json.dumps(rounds))
-
-
-def export(weights: Path, size: int, directory: str) -> str:
-    """Write the graph, for any number of pictures."""
-    import torch
-
-    path, example = f"{directory}/batches.onnx", torch.zeros(1, 3, size, size)
-    names = {"input_names": ["image"], "output_names": ["logits"]}
-    axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
-    torch.onnx.export(peers._torch_model(weights, 1), (example,), path, dynamo=False, dynamic_axes=axes, **names)
-    return path
-
-
-def onnxruntime(graph: str, threads: int) -> Callable:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return lambda pictures: session.run(None, {"image": pictures})[0]
-
-
-def openvino(graph: str, threads: int) -> Callable:
-    import openvino as ov
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = ov.compile_model(ov.Core().read_model(graph), "CPU", settings).create_infer_request()
-    return lambda pictures: request.infer([pictures])[0].copy()
 
 
 if __name__ == "__main__":

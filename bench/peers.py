@@ -53,22 +53,23 @@ def torch_compiled(weights: Path, image_size: int, threads: int) -> Forward:
 def onnxruntime(weights: Path, image_size: int, threads: int) -> Forward:
     """ONNX Runtime with every graph optimisation, on the graph that PyTorch exports."""
     with tempfile.TemporaryDirectory() as directory:
-        return _onnxruntime(export_onnx(weights, image_size, directory), threads)
+        return _one(infer_onnxruntime(export_onnx(weights, image_size, directory), threads))
 
 
 def onnxruntime_int8(weights: Path, image_size: int, threads: int) -> Forward:
     """The same on the quantised graph."""
-    return _onnxruntime(str(quantised(weights, image_size)), threads)
+    return _one(infer_onnxruntime(str(quantised(weights, image_size)), threads))
 
 
-def _onnxruntime(graph: str, threads: int) -> Forward:
+def infer_onnxruntime(graph: str, threads: int) -> Callable[[Array], Array]:
+    """Pictures (count, 3, height, width) to logits (count, classes)."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": channels_first(image)})[0][0]
+    return lambda pictures: session.run(None, {"image": pictures})[0]
 
 
 def openvino(weights: Path, image_size: int, threads: int) -> Forward:
@@ -78,22 +79,21 @@ def openvino(weights: Path, image_size: int, threads: int) -> Forward:
 
     example = torch.zeros(1, 3, image_size, image_size)
     model = ov.convert_model(_torch_model(weights, threads), example_input=example, input=list(example.shape))
-    return _openvino(model, threads)
+    return _one(infer_openvino(model, threads))
 
 
 def openvino_int8(weights: Path, image_size: int, threads: int) -> Forward:
     """The same on the quantised graph; what is not quantised in it stays float32."""
-    import openvino as ov
-
-    return _openvino(ov.Core().read_model(quantised(weights, image_size)), threads)
+    return _one(infer_openvino(quantised(weights, image_size), threads))
 
 
-def _openvino(model: object, threads: int) -> Forward:
+def infer_openvino(model: object, threads: int) -> Callable[[Array], Array]:
+    """Pictures (count, 3, height, width) to logits (count, classes). model: OpenVINO's own, or a graph's file."""
     import openvino as ov
 
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = ov.compile_model(model, "CPU", settings).create_infer_request()
-    return lambda image: request.infer([channels_first(image)])[0][0].copy()
+    return lambda pictures: request.infer([pictures])[0].copy()
 
 
 def mnn(weights: Path, image_size: int, threads: int) -> Forward:
@@ -172,18 +172,22 @@ def installed() -> list[str]:
     return [name for name in PEERS if name != "torch-compiled" or compiler]
 
 
-def export_onnx(weights: Path, image_size: int, directory: str) -> str:
-    """Write the network as PyTorch exports it, from "image" to "logits"; return the file's path."""
+def export_onnx(weights: Path, image_size: int, directory: str, **options) -> str:
+    """Write the network as PyTorch exports it, from "image" to "logits"; return the file's path. options: PyTorch's."""
     import torch
 
     path, example = f"{directory}/network.onnx", torch.zeros(1, 3, image_size, image_size)
     names = {"input_names": ["image"], "output_names": ["logits"]}
-    torch.onnx.export(_torch_model(weights, 1), (example,), path, dynamo=False, **names)
+    torch.onnx.export(_torch_model(weights, 1), (example,), path, dynamo=False, **names, **options)
     return path
 
 
 def channels_first(image: Array) -> Array:
     return np.ascontiguousarray(image.transpose(2, 0, 1))[None]
+
+
+def _one(infer: Callable[[Array], Array]) -> Forward:
+    return lambda image: infer(channels_first(image))[0]
 
 
 def _torch_forward(model: Callable) -> Forward:

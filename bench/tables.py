@@ -22,6 +22,7 @@ from bench.profile import OPERATORS, PRODUCTS, READ
 from bench.race import CALLS
 from bench.results import ResultsError, group, of_all_machines
 from common.architecture import Layer, layers
+from common.marked import fill
 from common.versions import STEPS, VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
@@ -666,9 +667,10 @@ def rewrite(path: Path, results: dict) -> None:
     """Fill the marked sections of the file at `path`. Raises ResultsError if a marker is missing or unknown."""
     text = path.read_text(encoding="utf-8")
     for name in re.findall(r"<!-- bench:(\w+) -->", text):
-        section = re.compile(f"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
-        if name not in SECTIONS or len(section.findall(text)) != 1:
-            raise ResultsError(f"{path}: the section bench:{name} is unknown, not closed or there twice")
-        written = SECTIONS[name](results).text("pipe")
-        text = section.sub(lambda match, written=written: f"{match[1]}\n{written}\n\n{match[2]}", text)
+        if name not in SECTIONS:
+            raise ResultsError(f"{path}: there is no section bench:{name}")
+        try:
+            text = fill(text, f"bench:{name}", f"\n{SECTIONS[name](results).text('pipe')}\n\n")
+        except ValueError as error:
+            raise ResultsError(f"{path}: {error}") from None
     path.write_text(text, encoding="utf-8")

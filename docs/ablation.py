@@ -6,7 +6,6 @@ in v4_no_alloc/README.md.
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -21,10 +20,10 @@ import numpy as np
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
+from common.marked import fill
 from common.versions import ROOT, VERSIONS, load_version
 
 RESULTS, ARTICLE = ROOT / "docs" / "ablation.json", ROOT / "v4_no_alloc" / "README.md"
-MARKED = re.compile("(?<=<!-- ablation -->\n).*?(?=<!-- /ablation -->)", re.S)
 IN_PLACE, PADDING = "batch norm, ReLU and addition in place", "padding into a kept array, without `np.pad`"
 COLUMNS, PRODUCT = "im2col's matrix into a kept array", "the product into a kept array"
 VARIANTS = ("`v3_preload`", IN_PLACE, PADDING, COLUMNS, PRODUCT, "all of it: `v4_no_alloc`")
@@ -104,7 +103,7 @@ def main(weights, version=None):
         medians = np.median([json.loads(text) for text in outputs], axis=1)
         results["allocators"].append([f"`{version}`", *(f(x) for row in medians for f, x in zip((int, float), row))])
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    ARTICLE.write_text(MARKED.sub(table(results), ARTICLE.read_text("utf-8")), encoding="utf-8")
+    ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "ablation", table(results)), encoding="utf-8")
     print(table(results))
 
 

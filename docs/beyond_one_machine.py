@@ -6,7 +6,6 @@ it the table in docs/beyond-one-machine.md.
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +21,10 @@ import cpuinfo
 from tabulate import tabulate
 
 from common.machine import available_cores
+from common.marked import fill
 from common.versions import ROOT, load_version
 
 RESULTS, ARTICLE = ROOT / "docs" / "beyond_one_machine.json", ROOT / "docs" / "beyond-one-machine.md"
-MARKED = re.compile("(?<=<!-- scale-out -->\n).*?(?=<!-- /scale-out -->)", re.S)
 VERSION, PICTURES, BATCH, ROUNDS = "v7_winograd", 1536, 64, 3
 
 
@@ -100,7 +99,7 @@ def main(weights):
             results["rounds"].append([plain, run(("ray_workers", directory, weights))])
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if ARTICLE.is_file():
-        ARTICLE.write_text(MARKED.sub(lambda _: table(results), ARTICLE.read_text("utf-8")), encoding="utf-8")
+        ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "scale-out", table(results)), encoding="utf-8")
     print(table(results))
 
 

@@ -6,7 +6,6 @@ as floats, which hold them, so that no instruction set limits their range.
 """
 
 import json
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -19,11 +18,11 @@ from safetensors import safe_open
 from tabulate import tabulate
 
 from common import export_weights
+from common.marked import fill
 from common.versions import ROOT, load_version
 from training.pictures import find
 
 RESULTS, ARTICLE = ROOT / "docs" / "int8_bits.json", ROOT / "v8_int8" / "README.md"
-MARKED = re.compile("(?<=<!-- bits -->\n).*?(?=<!-- /bits -->)", re.S)
 FLOAT = "float32"
 # Name of a row: percentile of the range, bits of activations and weights, whether each channel has a scale of its own.
 ROWS = {
@@ -147,7 +146,7 @@ def main(data):
         accuracy = {name: [count / len(pictures) for count in counts] for name, counts in right.items()}
         results = {"size": size, "pictures": len(pictures), "accuracy": accuracy}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    ARTICLE.write_text(MARKED.sub(lambda _: table(results), ARTICLE.read_text("utf-8")), encoding="utf-8")
+    ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "bits", table(results)), encoding="utf-8")
     print(table(results))
 
 

@@ -5,7 +5,6 @@ tables in v8_int8/README.md. Everything runs on one thread with synthetic weight
 """
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -17,10 +16,10 @@ from tabulate import tabulate
 from bench.inputs import SYNTHETIC, make_inputs
 from bench.machine import machine_info
 from common.architecture import layers
+from common.marked import fill
 from common.versions import ROOT, load_version
 
 RESULTS, ARTICLE = ROOT / "docs" / "int8_kernel.json", ROOT / "v8_int8" / "README.md"
-MARKED = re.compile("(?<=<!-- (tried|parts) -->\n).*?(?=<!-- /\\1 -->)", re.S)
 PIXELS, CHANNELS, OUT_CHANNELS = 14 * 14, 256, 1024  # of the lone layer; all of it fits a second-level cache
 REPEATS = 60
 # What a row of the lone layer changes: channels between `begin` and `end`, pixels of a tile, whether gcc keeps order.
@@ -130,9 +129,9 @@ def main():
     results = measure()
     results = json.loads(json.dumps(results), parse_float=lambda text: float(f"{float(text):.4g}"))
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = ARTICLE.read_text("utf-8")
-    ARTICLE.write_text(MARKED.sub(lambda match: TABLES[match[1]](results), text), encoding="utf-8")
-    print(*(table(results) for table in TABLES.values()))
+    for name, table in TABLES.items():
+        ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), name, table(results)), encoding="utf-8")
+        print(table(results))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from common import export_weights
+from common.marked import fill
 from common.versions import ROOT, load_version
 from common.weights_file import intact
 from docs import int8_bits, int8_kernel
@@ -338,14 +339,14 @@ def test_the_sample_is_what_show_prints():
 
 def test_the_article_shows_the_accuracy_that_was_measured():
     measured = json.loads(int8_bits.RESULTS.read_text("utf-8"))
-    assert int8_bits.MARKED.findall(int8_bits.ARTICLE.read_text("utf-8")) == [int8_bits.table(measured)]
+    text = int8_bits.ARTICLE.read_text("utf-8")
+    assert fill(text, "bits", int8_bits.table(measured)) == text
     assert measured["pictures"] == 10_000 and measured["accuracy"].keys() == int8_bits.ROWS.keys()
 
 
 def test_the_article_shows_the_times_that_were_measured():
     measured, text = json.loads(int8_kernel.RESULTS.read_text("utf-8")), int8_kernel.ARTICLE.read_text("utf-8")
-    expected = {name: table(measured) for name, table in int8_kernel.TABLES.items()}
-    assert {match[1]: match[0] for match in int8_kernel.MARKED.finditer(text)} == expected
+    assert all(fill(text, name, table(measured)) == text for name, table in int8_kernel.TABLES.items())
     assert sum(measured["steps"].values()) < 2 * measured["tiles"]["4"] and len(measured["steps"]) == 60
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from common.marked import fill
 from common.plot_style import STYLE, save
 from common.versions import ROOT
 from docs.figures import (
@@ -69,7 +70,7 @@ def main():
             parser.exit(1, f"error: {error}\n")
         print(arguments.out / name)
     if not arguments.names:
-        layer_table.rewrite(ARTICLE)
+        ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "layers", layer_table.table()), encoding="utf-8")
 
 
 if __name__ == "__main__":

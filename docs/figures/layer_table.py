@@ -1,8 +1,7 @@
-"""The table of all layers, computed from the shapes and written between two markers of an article."""
+"""The table of all layers, computed from the shapes; article 6 shows it in its section `layers`."""
 
 from common import architecture
 
-BEGIN, END = "<!-- layers -->", "<!-- /layers -->"
 HEADER = "| | layer | kernel, stride | input | output | parameters | multiply-adds |\n|--:|---|---|--:|--:|--:|--:|"
 
 
@@ -23,7 +22,7 @@ def table(image_size=224):
             lines.append(row("", "maxpool", "3×3, 2", layer.out_shape, (size, size, layer.out_shape[2])))
         out_shape = layer.out_shape
     lines.append("| | **together** | | | | **{:,}** | **{:,}** |".format(*totals))
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def row(number, name, kernel, in_shape, out_shape, *costs):
@@ -39,9 +38,3 @@ def times(shape):
 def parameters(layer):
     """A layer's trained numbers: its weights; gamma and beta of the batch norm that follows, or the bias of fc."""
     return layer.weights + (1 if layer.name == "fc" else 2) * layer.out_shape[2]
-
-
-def rewrite(path):
-    """Replace what is between the markers in the file `path` with the table."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

@@ -5,7 +5,6 @@ Writes results/<processor>.json and the table in README.md. On a quiet machine; 
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
-from bench.machine import machine_info, slug
+from bench.machine import machine_info, slug  # noqa: E402
+from common.marked import fill  # noqa: E402
 
 RESULTS, README = HERE / "results", HERE / "README.md"
-MARKED = re.compile(r"(?<=<!-- play:video -->\n).*?(?=<!-- /play:video -->)", re.DOTALL)
 NAMES = ("v8_int8", "v7_winograd")
 WIDTH, HEIGHT, RATE = 1280, 720, 25
 
@@ -94,7 +93,7 @@ def main() -> None:
         row["frames_per_second"] = [round(speed, 2) for speed in row["frames_per_second"]]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{slug(found['machine'])}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    README.write_text(MARKED.sub(lambda _: table(found), README.read_text("utf-8")), encoding="utf-8")
+    README.write_text(fill(README.read_text("utf-8"), "play:video", table(found)), encoding="utf-8")
     print(table(found))
 
 
