@@ -47,6 +47,11 @@ def slug(info: dict) -> str:
     return "-".join(words)
 
 
+def generation(info: dict) -> str:
+    """What tells processors of one name apart: family 25, model 1. Empty where the system does not say."""
+    return ", ".join(f"{key} {info[key]}" for key in ("family", "model") if info.get(key) is not None)
+
+
 def caches() -> dict[str, dict[str, str]]:
     """{"L1d": {"size": "32K", ...}, ...} of the first core: what Linux says of each cache; elsewhere empty."""
     found = {}

@@ -25,7 +25,7 @@ from bench.tables import (
     step_rows,
 )
 from common import architecture
-from common.plot_style import BLUE, ENGINE, FAINT, INK, PLAIN, RED, STYLE, VERSION_COLOURS, WIDTH, save, shade
+from common.plot_style import BLUE, FAINT, INK, PLAIN, RED, STYLE, VERSION_COLOURS, WIDTH, colour, save, shade
 from common.versions import VERSIONS
 
 # {picture: the experiment that it shows}
@@ -44,10 +44,6 @@ def draw_all(results: dict, directory: Path, pictures: dict[str, str] = PICTURES
                 drawn.append(directory / f"{name}.svg")
                 save(globals()[name](results), drawn[-1])
     return drawn
-
-
-def colour(version: str) -> str:
-    return VERSION_COLOURS.get(version, ENGINE)
 
 
 def label(axes: Axes, text: str, x: float, y: float, right: float, up: float = 0, **style: object) -> None:
@@ -71,7 +67,7 @@ def steps(results: dict) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
     times = [row["median"] * 1e3 for row in rows]
     factors = [f", {row['times_previous']}" if row["previous"] else "" for row in rows]
-    shown = [" ms (".join(milliseconds(row).split(" (")) + " ms" * (row["rounds"] > 1) for row in rows]
+    shown = [milliseconds(row).replace(" (", " ms (") + " ms" * (row["rounds"] > 1) for row in rows]
     bars(axes, rows, times, [text + gain for text, gain in zip(shown, factors)])
     axes.set(xscale="log", xlim=(min(times) / 4, max(times) * 8))
     axes.xaxis.set_major_formatter("{x:,.0f}")

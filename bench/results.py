@@ -28,7 +28,6 @@ def extra_info(version: str, inputs: Inputs, pictures: Sequence[float], **facts:
     return {
         "version": version,
         "precision": "int8" if version.endswith("int8") else "float32",
-        "accuracy": None,
         "calls": len(pictures),
         "image_size": inputs.size,
         "flops": inputs.flops,

@@ -18,17 +18,17 @@ from tabulate import tabulate
 from bench.counts import work
 from bench.experiments import plural, race_group
 from bench.ladder import LAYERS, RUNGS
+from bench.machine import generation
 from bench.profile import OPERATORS, PRODUCTS, READ
 from bench.race import CALLS
 from bench.results import ResultsError, group, of_all_machines
 from common.architecture import Layer, layers
 from common.marked import fill
-from common.versions import STEPS, VERSIONS
+from common.versions import BEFORE, VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "–"
 TOLERATED = 0.2  # of a predicted term
-BEFORE = {step.version: step.after for step in STEPS}  # both v7 and v8 go on from v6
 
 
 class Table(NamedTuple):
@@ -254,8 +254,7 @@ def machines(_: dict) -> Table:
     rows = []
     for results in of_all_machines():
         info = results["machine_info"]
-        numbers = ", ".join(f"{key} {info[key]}" for key in ("family", "model") if info.get(key) is not None)
-        machine = f"{info['processor']} ({numbers or info['machine']}; {', '.join(info['instruction_sets'])})"
+        machine = f"{info['processor']} ({generation(info) or info['machine']}; {', '.join(info['instruction_sets'])})"
         for count in race_counts(results):
             row = [f"{machine}, {results['datetime'][:10]}", str(count)]
             for ours, engine in pairs(results, count):
@@ -349,22 +348,17 @@ def isa(results: dict) -> str:
     return next((name for key, name in names.items() if key in sets), "generic128")
 
 
-def predicted_terms(results: dict, version: str) -> dict[str, float | None]:
-    """{term: seconds} by article 16's model, from the machine's constants and the counts; None: not measured here."""
+def predicted_terms(results: dict, version: str) -> dict[str, float]:
+    """{term: seconds} by article 16's model, from the machine's constants and the counts."""
     peak = results["peak"]
     counted = work(version, results["settings"]["image_size"], isa(results))
     flops = sum(layer.flops for layer in layers(results["settings"]["image_size"]))
-
-    def at(amount: float, rate: str) -> float | None:
-        return amount / peak[rate] if amount and rate in peak else (None if amount else 0.0)
-
-    read = [at(counted.tensors, "tensors"), at(counted.read, "copied")]
-    files = None if None in read else sum(read)
     if version == VERSIONS[0]:
-        return {"interpreter": at(flops / 2, "turns")}
-    terms = {"products": at(flops, "blas"), "passes": at(counted.passes, "bandwidth_1")}
-    terms |= {"files": files} if counted.read else {}
-    return terms | {"interpreter": at(counted.operators, "calls")}
+        return {"interpreter": flops / 2 / peak["turns"]}
+    terms = {"products": flops / peak["blas"], "passes": counted.passes / peak["bandwidth_1"]}
+    if counted.read:
+        terms["files"] = counted.tensors / peak["tensors"] + counted.read / peak["copied"]
+    return terms | {"interpreter": counted.operators / peak["calls"]}
 
 
 def measured_terms(results: dict, version: str) -> dict[str, float]:
@@ -387,12 +381,11 @@ def predicted(results: dict) -> Table:
     for version in VERSIONS[:4]:
         terms, measured = predicted_terms(results, version), measured_terms(results, version)
         if len(terms) > 1:
-            terms["sum"] = None if None in terms.values() else sum(terms.values())
+            terms["sum"] = sum(terms.values())
         for term, seconds in terms.items():
             found = measured.get(term)
-            cells = [two_digits(1e3 * seconds) if seconds is not None else MISSING]
-            cells += [two_digits(1e3 * found) if found else MISSING]
-            missed = found / seconds - 1 if found and seconds else None
+            cells = [two_digits(1e3 * seconds), two_digits(1e3 * found) if found else MISSING]
+            missed = found / seconds - 1 if found else None
             large = missed is not None and abs(missed) > TOLERATED
             cells += [MISSING if missed is None else f"{'**' * large}{missed:+.0%}{'**' * large}".replace("%", " %")]
             rows.append([f"`{version}`" if term == next(iter(terms)) else "", term, *cells])
@@ -421,10 +414,8 @@ def constants(results: dict) -> Table:
         "the same, its numbers scattered over memory": ("scattered", "ns", 1e9),
     }
     peak = results["peak"]
-    rows = [[name, digits(peak.get(key), unit), text] for name, (key, unit, text) in shown.items()]
-    rows += [
-        [name, digits(unit / peak[key]) if key in peak else MISSING, text] for name, (key, text, unit) in costs.items()
-    ]
+    rows = [[name, digits(peak[key], unit), text] for name, (key, unit, text) in shown.items()]
+    rows += [[name, digits(unit / peak[key]), text] for name, (key, text, unit) in costs.items()]
     return Table(["constant", "measured", ""], rows, environment(results).notes)
 
 

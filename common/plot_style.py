@@ -22,7 +22,7 @@ RED, PINK, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
 INK, FAINT, PALE = "#222222", "#777777", "#EEEEEE"
 PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind text that a line may cross
 VERSION_COLOURS = dict(zip(versions.VERSIONS, (FAINT, ORANGE, SKY, GREEN, BLUE, RED, PINK, YELLOW)))
-ENGINE = "#BBBBBB"  # whatever is not a version
+ENGINE = "#BBBBBB"  # what is not a version
 STAGES = {"stem": PINK, "layer1": ORANGE, "layer2": SKY, "layer3": GREEN, "layer4": BLUE, "fc": RED}
 STYLE = {
     "font.family": "DejaVu Sans",  # matplotlib brings it along
@@ -40,6 +40,11 @@ STYLE = {
     "grid.color": "#DDDDDD",
     "svg.hashsalt": "resnet50",  # without it the ids in an SVG file are random
 }
+
+
+def colour(name: str) -> str:
+    """A version's colour, or the engines'."""
+    return VERSION_COLOURS.get(name, ENGINE)
 
 
 def save(figure, path):

@@ -57,6 +57,7 @@ STEPS = (
     ),
 )
 VERSIONS = ("v1_loops", *(step.version for step in STEPS))
+BEFORE = {step.version: step.after for step in STEPS}  # both v7 and v8 go on from v6
 # Articles, a printout, and what version 6 has nothing like: int8's float32 forward, and its instructions.
 NOT_COUNTED = {"README.md", "sample.c", "calibration.py", "dot.h"}
 

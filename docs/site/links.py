@@ -15,10 +15,13 @@ LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".json": "json", ".yml": "ya
 
 def is_text(path: Path) -> bool:
     """Whether a page can show the file; a notebook is something to download, as pictures are."""
+    if path.suffix == ".ipynb" or path.stat().st_size >= 500_000:
+        return False
     try:
-        return path.suffix != ".ipynb" and path.stat().st_size < 500_000 and bool(path.read_text("utf-8") or True)
+        path.read_text("utf-8")
     except UnicodeDecodeError:
         return False
+    return True
 
 
 def page_of(path: Path) -> str:
@@ -62,7 +65,8 @@ def listing(app: Sphinx, directory: Path, page: str) -> str:
         if path.name.startswith((".", "__pycache__")) or (path.is_dir() and not (path / "README.md").exists()):
             continue
         if path.is_dir() or is_text(path):
-            uri = app.builder.get_relative_uri(page, page_of(path) if path.suffix != ".md" else page_of(path)[7:-3])
+            shown = path.relative_to(ROOT).with_suffix("") if path.suffix == ".md" else page_of(path)
+            uri = app.builder.get_relative_uri(page, str(shown))
             items.append(f'<li><a href="{uri}"><code>{escape(path.name)}</code></a></li>')
     return f"<ul>{''.join(items)}</ul>"
 

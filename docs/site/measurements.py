@@ -10,16 +10,13 @@ from sphinx.application import Sphinx
 
 from bench import tables
 from bench.experiments import plural, race_group
-from bench.results import MACHINES, group, load
+from bench.machine import generation
+from bench.results import group, of_all_machines
 from common import architecture
-from common.plot_style import ENGINE, FAINT, VERSION_COLOURS
+from common.plot_style import FAINT, colour
 
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 TABLES = {"The steps": tables.all_steps, "Versions and engines": tables.race, "Ceilings": tables.ceilings}
-
-
-def colour(name: str) -> str:
-    return VERSION_COLOURS.get(name, ENGINE)
 
 
 def bars(rows: list[dict], x_title: str, **axis: object) -> dict:
@@ -105,7 +102,7 @@ def html(table: tables.Table) -> str:
 def machine(results: dict) -> dict:
     """What the page shows of one results file."""
     info = results["machine_info"]
-    numbers = ", ".join(f"{key} {info[key]}" for key in ("family", "model") if info.get(key) is not None)
+    numbers = generation(info)
     shown = {heading: html(make(results)) for heading, make in TABLES.items()}
     name = f"{info['processor']}{f' ({numbers})' if numbers else ''}, {plural(info['cores'], 'core')}"
     return {"name": name, "about": html(tables.environment(results)), "tables": shown} | {
@@ -114,8 +111,7 @@ def machine(results: dict) -> dict:
 
 
 def results_page(app: Sphinx) -> Iterator[tuple[str, dict, str]]:
-    stored = sorted(map(load, MACHINES.glob("*.json")), key=lambda results: results["datetime"], reverse=True)
-    yield "results", {"title": "Results", "machines": [machine(results) for results in stored]}, "results.html"
+    yield "results", {"title": "Results", "machines": list(map(machine, of_all_machines()))}, "results.html"
 
 
 def setup(app: Sphinx) -> dict:

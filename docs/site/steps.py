@@ -10,11 +10,10 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from common.versions import NOT_COUNTED, STEPS, VERSIONS, changed_lines, files
+from common.versions import BEFORE, NOT_COUNTED, STEPS, VERSIONS, changed_lines, files
 from docs.site import NODE, ROOT
 
 LADDER = ROOT / "bench" / "ladder.py"
-BEFORE = {step.version: step.after for step in STEPS}
 # Where what the pages load comes from: npm packages, {directory of _static/vendor: what of the package goes there}.
 VENDOR = {
     "katex": ("katex/dist", ("katex.min.css", "fonts/*.woff2")),

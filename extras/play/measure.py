@@ -17,8 +17,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, Python looks beside this file only
 
-from bench.machine import machine_info, slug  # noqa: E402
-from common.marked import fill  # noqa: E402
+from bench.machine import machine_info, slug
+from common.marked import fill
 
 RESULTS, README = HERE / "results", HERE / "README.md"
 NAMES = ("v8_int8", "v7_winograd")
