@@ -13,7 +13,7 @@ from bench.ladder import RUNGS
 from common.architecture import Layer
 from tests.bench_fakes import fake_inputs
 from tests.codegen_support import own_cache as own_cache
-from tests.test_codegen_sanitizers import CROSS, EMULATOR
+from tests.outside_support import CROSS, EMULATOR
 
 HERE = list(V5.compiler.Compiler().isas)
 # Small, with rows that no tile divides; of 32 channels at least, the panel of AVX-512.

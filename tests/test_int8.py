@@ -6,7 +6,6 @@ An instruction set that this machine lacks runs as plain C, after the manual's p
 import ctypes
 import json
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ from common.weights_file import intact
 from docs import int8_bits, int8_kernel
 from tests.codegen_support import own_cache as own_cache
 from tests.codegen_support import random_image
-from tests.test_codegen_sanitizers import CROSS, DRIVER, EMULATOR, POOL
+from tests.outside_support import CROSS, EMULATOR, POOL, SANITIZER, run_outside
 from training.evaluate import evaluate
 from training.pictures import find
 
@@ -254,7 +253,7 @@ def test_all_instruction_sets_threads_and_tiles_give_the_same_logits(size, names
         np.testing.assert_array_equal(found, logits, f"{isa}, {threads} threads")
 
 
-def run_outside(isa, weights_file, size, image, compile_command, run_command, directory):
+def logits_outside(isa, weights_file, size, image, compile_command, run_command, directory):
     """Compile the program with a driver that reads memory of its exact size; return the logits that it computes."""
     network = V8.resnet50.Network(size, 7, isa)
     network.plan.allocate()
@@ -264,32 +263,16 @@ def run_outside(isa, weights_file, size, image, compile_command, run_command, di
     weights = V8.weights.WeightPool(weights_file, network.steps, isa, scales).array
     for buffer in network.plan.bordered:
         network.plan.memory[buffer.offset : buffer.offset + buffer.size] = 0
-    driver = DRIVER.replace("RUN", POOL).replace("STEPS", str(len(network.steps)))
-    for name, array in ("weights", weights), ("memory", network.plan.memory):
-        whole = np.append(array, np.full(-array.size % 64, 85, dtype=np.int8))  # cache lines, for aligned_alloc
-        whole.tofile(directory / name)
-        driver = driver.replace(name.upper(), str(whole.nbytes))
-    (directory / "network.c").write_text(V8.codegen.generate(network.steps, isa) + driver)
-    command = [*compile_command, *V8.compiler.FLAGS[1:2], "-pthread", "-o", "network", "network.c"]
-    subprocess.run(command, cwd=directory, check=True)
-    done = subprocess.run([*run_command, "./network"], cwd=directory, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    result = np.fromfile(directory / "result", dtype=np.int8)
+    program = V8.codegen.generate(network.steps, isa), POOL, len(network.steps), weights, network.plan.memory
+    result = run_outside(*program, [*compile_command, *V8.compiler.FLAGS[1:2]], run_command, directory)
     return result[network.logits.offset :][:28].view(np.float32)
 
 
 @pytest.mark.parametrize("name", [HERE[0], *(pytest.param(name, marks=pytest.mark.exhaustive) for name in HERE[1:])])
 def test_under_sanitizers(name, small_weights_file, rng, tmp_path):
     image, isa = random_image(rng, 33), ISAS[name]
-    command = [
-        shutil.which("gcc") or shutil.which("clang") or "cc",
-        "-O1",
-        "-g0",
-        "-fno-sanitize-recover=all",
-        "-fsanitize=address,undefined",
-        *isa.flags,
-    ]
-    found = run_outside(isa, small_weights_file, 33, image, command, [], tmp_path)
+    command = [*SANITIZER, "-fsanitize=address,undefined", *isa.flags]
+    found = logits_outside(isa, small_weights_file, 33, image, command, [], tmp_path)
     np.testing.assert_array_equal(found, build(small_weights_file, 33, ISAS[HERE[0]]).forward(image))
 
 
@@ -299,7 +282,7 @@ def test_under_sanitizers(name, small_weights_file, rng, tmp_path):
 def test_an_emulated_arm_gives_the_same_logits(small_weights_file, rng, tmp_path):
     image, isa = random_image(rng, 40), ISAS["neon"]
     command = [*CROSS, "-static", "-O2", *isa.flags]
-    found = run_outside(isa, small_weights_file, 40, image, command, [EMULATOR], tmp_path)
+    found = logits_outside(isa, small_weights_file, 40, image, command, [EMULATOR], tmp_path)
     np.testing.assert_array_equal(found, build(small_weights_file, 40, ISAS[HERE[0]]).forward(image))
 
 
