@@ -12,7 +12,7 @@ beyond fixed training durations", 2024): until it falls, nothing depends on --ep
 longer afterwards. While it falls the pictures grow (Howard, "Training ImageNet in 3 hours for 25 minutes", 2018).
 
 --start goes on from a network that is trained already: the learning rate falls from the first step on, no picture is
-smaller than 48 x 48, and they are changed more.
+smaller than 48 x 48, and they are changed more, but for the last tenth of the steps.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Phase(NamedTuple):
 
 
 PHASES = (Phase(0.65, 32, batches.augment), Phase(0.88, 48, batches.augment), Phase(1.0, 64, batches.augment))
-FINE_TUNING = (Phase(0.65, 48, batches.vary), Phase(1.0, 64, batches.vary))
+FINE_TUNING = (Phase(0.65, 48, batches.vary), Phase(0.9, 64, batches.vary), Phase(1.0, 64, batches.augment))
 WARM_UP = 1.0  # epochs in which the learning rate rises
 COOL_DOWN = 0.55  # share of all steps after which it falls
 SMOOTHING = 0.1  # of the labels
