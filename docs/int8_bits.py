@@ -119,7 +119,7 @@ def table(results):
     ]
     headers = ["bits of activations / weights", "top-1", "top-5", "points", "points"]
     text = tabulate(rows, headers, tablefmt="pipe", colalign=("left", *["right"] * 4), disable_numparse=True)
-    pictures = f"{results['pictures']:,} pictures of {results['size']}x{results['size']}"
+    pictures = f"{results['pictures']:,} pictures, seen at {results['size']}×{results['size']}"
     return f"\n{text}\n\n{pictures}, scales from version 8's twelve; points: more than float32.\n\n"
 
 

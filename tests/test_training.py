@@ -266,7 +266,7 @@ def test_fine_tuning_starts_from_trained_weights_and_only_slows_down(tmp_path):
     tuned = small_training(4, start=tmp_path / "resnet50.pth")
     assert all(map(torch.equal, tuned.model.state_dict().values(), trained.values()))
     assert tuned.learning_rate() == 0.02 and tuned.phase(0) == (0.65, 48, batches.vary)
-    assert tuned.phase(tuned.steps - 1) == (1.0, 64, batches.augment)
+    assert tuned.phase(tuned.steps - 1) == (1.0, 80, batches.augment)
     tuned.step = tuned.steps // 2
     assert tuned.learning_rate() == 0.01
     others = small_training(4, start=tmp_path / "resnet50.pth", labels=("cats", "dogs", "owls")).model.state_dict()

@@ -11,8 +11,9 @@ The learning rate rises, stays, and falls, each on a line (Haegele et al., "Scal
 beyond fixed training durations", 2024): until it falls, nothing depends on --epochs, so that a training can be made
 longer afterwards. While it falls the pictures grow (Howard, "Training ImageNet in 3 hours for 25 minutes", 2018).
 
---start goes on from a network that is trained already: the learning rate falls from the first step on, no picture is
-smaller than 48 x 48, and they are changed more, but for the last tenth of the steps.
+--start goes on from a network that is trained already: the learning rate falls from the first step on. It sees parts of
+pictures, and at the end whole ones, larger, so that things have the size at which it learned them (Touvron et al.,
+"Fixing the train-test resolution discrepancy", 2019).
 """
 
 import argparse
@@ -49,14 +50,14 @@ class Phase(NamedTuple):
 
 
 PHASES = (Phase(0.65, 32, batches.augment), Phase(0.88, 48, batches.augment), Phase(1.0, 64, batches.augment))
-FINE_TUNING = (Phase(0.65, 48, batches.vary), Phase(0.9, 64, batches.vary), Phase(1.0, 64, batches.augment))
+FINE_TUNING = (Phase(0.65, 48, batches.vary), Phase(0.9, 64, batches.vary), Phase(1.0, 80, batches.augment))
 WARM_UP = 1.0  # epochs in which the learning rate rises
 COOL_DOWN = 0.55  # share of all steps after which it falls
 SMOOTHING = 0.1  # of the labels
 REPORT = "epoch {epoch:.4g}, pictures of {size}x{size}: loss {loss:.3f}, validation top-1 {top1:.1%}, top-5 {top5:.1%}"
 SAVE_EVERY = 180  # seconds between checkpoints
 QUICK = 2000  # validation pictures after each epoch, or a few more; all of them at the end
-TRY_SIZES = (56, 64, 72, 80)  # the best size to recognise at need not be the one trained on
+TRY_SIZES = (64, 80, 96)  # the best size to recognise at need not be the one trained on
 
 
 class Training:
