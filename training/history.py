@@ -37,7 +37,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
         for key, (label, color) in ACCURACIES.items():
             recognised.plot(epochs, [100 * row[key] for row in rows], color=color, label=label)
         recognised.set_title("recognised, %", loc="left")
-        recognised.set_ylim(0)
+        recognised.set_ylim(0, 100)
         recognised.legend(frameon=False, loc="lower right")
         for axes in (loss, recognised):
             axes.set_xlabel("epochs")
@@ -45,7 +45,6 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
             for size, alike in groupby(rows, key=lambda row: row["size"]):
                 last = max(row["epoch"] for row in alike)
                 axes.axvline(last, color=FAINT, linestyle=":")
-                axes.text(
-                    last, 1, f"{size:.0f} px ", transform=axes.get_xaxis_transform(), ha="right", va="top", size=8
-                )
+                look = {"ha": "right", "va": "top", "rotation": 90, "size": 8}
+                axes.text(last, 1, f"{size:.0f} px ", transform=axes.get_xaxis_transform(), **look)
         save(figure, path)
