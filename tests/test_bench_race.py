@@ -170,7 +170,7 @@ def test_the_command_stores_prints_and_adds_to_a_file(small_weights_file, tmp_pa
     assert [b["name"] for b in stored["benchmarks"]] == ["v2_vectorized", "v3_preload"]
     assert all(stored["peak"][key] > 0 for key in ("flops", "flops_1", "bandwidth", "bandwidth_1"))
     done = bench("profile", "v2", *common, "--size", 48)
-    assert done.returncode == 1 and done.stderr.endswith("name another file with --out\n")
+    assert done.returncode == 1 and done.stderr.endswith("or name one with --out\n")
     compare = [sys.executable, "-m", "pytest_benchmark", "compare", out, "--columns=median"]
     done = subprocess.run(compare, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "v2_vectorized" in done.stdout

@@ -244,14 +244,14 @@ class TestPage:
             assert find(page, f"#{version} .weights")[0].text.startswith("weights: demo, 200 classes")
             stages = [caption.text for caption in find(page, f"#{version} figcaption")]
             assert stages == [
-                "stem: 16×16×64",
-                "layer1: 16×16×256",
-                "layer2: 8×8×512",
-                "layer3: 4×4×1024",
-                "layer4: 2×2×2048",
+                "stem: 20×20×64",
+                "layer1: 20×20×256",
+                "layer2: 10×10×512",
+                "layer3: 5×5×1024",
+                "layer4: 3×3×2048",
             ]
             widths = [picture.get_property("naturalWidth") for picture in find(page, f"#{version} .maps img")]
-            assert widths == [16] * 16 + [8] * 8 + [4] * 8 + [2] * 8
+            assert widths == [20] * 16 + [10] * 8 + [5] * 8 + [3] * 8
             assert len(find(page, f"#{version} .layers li")) == 56
         for width in (390, 1280):
             page.resize(width)
