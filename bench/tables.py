@@ -230,7 +230,7 @@ def accuracy(results: dict) -> Table:
 
 def labelled(results: dict) -> list[str]:
     """What the accuracy is a share of, if it was measured."""
-    text = "Accuracy of the small model of weights/demo on {calls:,} labelled pictures, seen at {image_size}×{image_size}"
+    text = "Accuracy of the small model of weights/demo on {calls:,} pictures, seen at {image_size}×{image_size}"
     return [text.format(**row) for row in group(results, "accuracy")[:1]]
 
 

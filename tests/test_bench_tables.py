@@ -96,7 +96,7 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
         ("race", "| `v6_threads` | float32 | 2 | 400 ± 150 | – | – | 2.00 | 256 | 1e-06 | 75.31 % |"),
         ("race", "| – | – | 4.00 | 256 | 1e-06 | – |"),
         ("race", "| `v8_int8` | int8 | 2 | 100 ± 40 | 60.0 | 70.0 | 1.00 | 256 | 1e-06 | 75.00 % |"),
-        ("race", "Accuracy of the small model of weights/demo on 10,000 labelled pictures, seen at 64×64"),
+        ("race", "Accuracy of the small model of weights/demo on 10,000 pictures, seen at 64×64"),
         ("accuracy", "| `v8_int8` | int8 | 75.00 % | 90.00 % | -0.31 | +0.00 |"),
         ("race", "the fastest engine in int8 is openvino-int8; `v8_int8` is **15.00 times** as fast."),
         ("v8", "| | `v6_threads` | `v8_int8` |"),
