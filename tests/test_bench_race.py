@@ -35,13 +35,14 @@ def test_race_interleaves_checks_every_turn_and_loses_only_who_fails(inputs, tmp
     make_version(tmp_path, "wrong", "return y + 1")
     make_version(tmp_path, "wrong_later", "return y if self.calls < 5 else y + 1")
     make_version(tmp_path, "dies_later", "if self.calls == 5: os._exit(9)\nreturn y")
-    names = ("slow", "wrong", "fast", "wrong_later", "dies_later")
+    make_version(tmp_path, "dies_last", "if self.calls > 16: os._exit(9)\nreturn y")  # after 4 checks and 4 rounds of 3
+    names = ("slow", "wrong", "fast", "wrong_later", "dies_later", "dies_last")
     entries = race.race({name: race.Entrant(name) for name in names}, inputs, "race, 1 thread", rounds=4)
-    assert [entry["name"] for entry in entries] == ["wrong", "wrong_later", "dies_later", "slow", "fast"]
-    assert "exit status 9" in entries[2]["reason"]
+    assert [entry["name"] for entry in entries] == ["wrong", "wrong_later", "dies_later", "dies_last", "slow", "fast"]
+    assert all("exit status 9" in entry["reason"] for entry in entries[2:4])
     turns = (tmp_path / "log").read_text()[8:-4]  # the first four are checks, the last two count faults and arrays
     assert set(zip(*[iter(turns)] * 6)) <= {tuple("sssfff"), tuple("fffsss")} and len(turns) == 24
-    for benchmark, least in zip(entries[3:], (0.02, 0.005)):
+    for benchmark, least in zip(entries[4:], (0.02, 0.005)):
         stats, extra = benchmark["stats"], benchmark["extra_info"]
         assert stats["rounds"] == len(stats["data"]) == 4 and stats["min"] >= least and extra["p50"] >= least
         assert extra["gflops"] == pytest.approx(inputs.flops / stats["median"] / 1e9)

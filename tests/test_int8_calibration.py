@@ -95,6 +95,9 @@ def test_scales_are_kept_until_something_changes(
     assert len(measured) == 2
     monkeypatch.setattr(CALIBRATION, "PERCENTILE", 100)
     assert calibrate(small_weights_file, steps) != first and len(measured) == 3
+    monkeypatch.setattr(CALIBRATION, "ZERO", 32)
+    calibrate(small_weights_file, steps)
+    assert len(measured) == 4
     monkeypatch.undo()
 
 

@@ -259,6 +259,14 @@ def test_a_training_can_be_made_longer_until_it_cools_down(tmp_path):
         small_training(4, labels=("owls", "dogs")).resume(tmp_path)
 
 
+def test_a_fine_tuning_is_not_begun_anew_with_other_epochs(tmp_path):
+    torch.save(small_training(1).model.state_dict(), tmp_path / "resnet50.pth")
+    begun = small_training(1, start=tmp_path / "resnet50.pth")
+    train.run(begun, begun.dataset, tmp_path)
+    with pytest.raises(DataError, match="too far on for other --epochs"):
+        small_training(2, start=tmp_path / "resnet50.pth").resume(tmp_path)
+
+
 def test_fine_tuning_starts_from_trained_weights_and_only_slows_down(tmp_path):
     trained = small_training(1).model.state_dict()
     kernel = trained["layer4.2.conv3.weight"]
