@@ -114,9 +114,24 @@ def test_split_covers_everything_once_in_the_fewest_pieces(extent, most):
 
 @given(pixels=st.sampled_from([6, 14]), height=st.integers(1, 120), width=st.integers(1, 120))
 def test_register_tiles_fit_the_registers_and_waste_little(pixels, height, width):
-    rows, columns = V5.ops.tile_shape(pixels, height, width)
-    assert 1 <= rows <= height and 1 <= columns <= width and rows * columns <= pixels
-    assert -(-height // rows) * -(-width // columns) <= height * -(-width // pixels)  # no worse than tiles of one row
+    rows, columns, tiles = V5.ops.block_shape(pixels, height, width)
+    assert 1 <= rows <= height and 1 <= columns <= width and rows * columns <= pixels * tiles
+    assert tiles == 1 or (rows, columns) == (height, width)
+    assert tiles * -(-height // rows) * -(-width // columns) <= height * -(-width // pixels)  # as few as with one row
+
+
+def test_tiles_go_on_across_the_ends_of_rows_where_that_saves_some(rng):
+    """The last stage of the paper's network with 16 registers: twelve rectangles, or nine tiles; as a 3x3 and a 1x1."""
+    assert V5.ops.block_shape(6, 7, 7) == (7, 7, 9)
+    assert V5.ops.block_shape(14, 7, 7) == (2, 7, 1)
+    for version, threads in (V5, 1), (V6, 3):
+        operators = Operators(version, "generic128", threads)
+        for more in {"kernel": 3, "stride": 1}, {"kernel": 3, "stride": 2}, {"kernel": 1, "stride": 1}:
+            size = {"height": 7 * more["stride"], "width": 7 * more["stride"]}
+            case = {"groups": 3, "panels": 2, "padding": more["kernel"] // 2, "border": 1, "add": True, "relu": True}
+            note_convolution(operators, rng, case | size | more)
+            assert (operators.steps[-1].out.height, operators.steps[-1].out.width) == (7, 7)
+        operators.run()
 
 
 @each_version

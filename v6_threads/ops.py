@@ -41,23 +41,26 @@ def conv2d(
         x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.lanes) for b in (x, out))
     panel, panels, chunks = weight_layout(isa, x, out, kernel)
     chunk = panel * x.channels // chunks * kernel**2
-    tile_rows, tile_columns = tile_shape(isa.pixels, out.height, out.width)
-    rows, columns = split(out.height, tile_rows), split(out.width, tile_columns)
-    share = ceil(chunk / LINE / (pieces(rows) * pieces(columns)))  # cache lines of weights to prefetch in each tile
+    block_rows, block_columns, number = block_shape(isa.pixels, out.height, out.width)
+    rows, columns = split(out.height, block_rows), split(out.width, block_columns)
+    share = ceil(chunk / LINE / (pieces(rows) * pieces(columns) * number))  # cache lines to prefetch in each tile
     # Every thread reads all of the input if they divide the output's channels, all weights if they divide its pixels.
     by_pixels = panels * chunks * chunk < x.size
     tiles, calls = [], []
     for height, first_y, end_y in rows:
         row = []
         for width, first_x, end_x in columns:
-            tile = f"{name}_{height}x{width}"
-            tiles += conv2d_tile(tile, isa, x, out, kernel, stride, (height, width), chunks, add, relu, share)
+            block = []
+            for n, pixels in enumerate(np.array_split(list(np.ndindex(height, width)), number)):
+                tile = f"{name}_{height}x{width}" + f"_{n}" * (number > 1)
+                tiles += conv2d_tile(tile, isa, x, out, kernel, stride, pixels, chunks, add, relu, share)
+                block += [
+                    f"{tile}(w, bias, in + y * {stride * x.row} + x * {stride * x.lanes},",
+                    f"    result + y * {out.row} + x * {out.lanes}, next, chunk);",
+                    f"next += {share * LINE};",
+                ]
             one_row = by_pixels and out.height == 1
-            row += loop("x", *part(first_x, end_x, width, one_row), width, [
-                f"{tile}(w, bias, in + y * {stride * x.row} + x * {stride * x.lanes},",
-                f"    result + y * {out.row} + x * {out.lanes}, next, chunk);",
-                f"next += {share * LINE};",
-            ])  # fmt: skip
+            row += loop("x", *part(first_x, end_x, width, one_row), width, block)
         calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
     first, end = part(0, panels, 1, not by_pixels)
     following = f"w + {chunk}"
@@ -103,10 +106,14 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def tile_shape(pixels: int, height: int, width: int) -> tuple[int, int]:
-    """Return (rows, columns), together at most `pixels`, that cover height x width in the fewest tiles; the widest."""
-    shapes = [(min(height, pixels // columns), columns) for columns in range(min(pixels, width), 0, -1)]
-    return min(shapes, key=lambda shape: ceil(height / shape[0]) * ceil(width / shape[1]))
+def block_shape(pixels: int, height: int, width: int) -> tuple[int, int, int]:
+    """Return (rows, columns, register tiles) of blocks that cover height x width in the fewest tiles; the widest.
+
+    A block is one tile; or it is a small output whole, cut into tiles across the ends of rows, if that saves two.
+    """
+    blocks = [(min(height, pixels // columns), columns, 1) for columns in range(min(pixels, width), 0, -1)]
+    blocks += [(height, width, ceil(height * width / pixels))] * (height * width <= 64)
+    return min(blocks, key=lambda block: ceil(height / block[0]) * ceil(width / block[1]) * block[2] + (block[2] > 1))
 
 
 def split(extent: int, most: int) -> list[tuple[int, int, int]]:
@@ -123,13 +130,12 @@ def pieces(spans: list[tuple[int, int, int]]) -> int:
     return sum((end - start) // size for size, start, end in spans)
 
 
-def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, share):
-    """Write the function that computes shape (rows, columns) pixels of one panel of output channels.
+def conv2d_tile(name, isa, x, out, kernel, stride, pixels, chunks, add, relu, share):
+    """Write the function that computes `pixels`, [(row, column), ...], of one panel of output channels.
 
     Its sums stay in registers over all input channels of a chunk. On the way it prefetches at least `share` cache
     lines of the weights that come next.
     """
-    pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     sums = [(row, column, v) for row, column in pixels for v in range(VECTORS)]
     places = [row * out.row + column * out.lanes + v * out.plane for row, column, v in sums]
     names = [f"sum{row}_{column}_{v}" for row, column, v in sums]
@@ -141,9 +147,8 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, chunks, add, relu, sha
         first = [*braces("if (chunk == 0)", first), *braces("else", assign(names, kept))]
         last = [*braces(f"if (chunk == {chunks - 1})", last), *braces("else", assign(kept, names))]
     if add:  # the residual under the next tile is in no near cache
-        step = shape[1] * out.lanes if out.width > shape[1] else shape[0] * out.row
-        per_line = LINE // isa.width
-        lines = [place + step for place, (_, column, _) in zip(places, sums) if column % per_line == 0]
+        step = len(pixels) * out.lanes
+        lines = [place + step for place, (_, column, _) in zip(places, sums) if column * isa.width % LINE == 0]
         first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
     body = conv2d_sums(isa, x, kernel, stride, pixels, x.groups // chunks, share)
     head = [f"static __attribute__((noinline)) void {name}("]

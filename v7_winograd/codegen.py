@@ -73,7 +73,7 @@ def vector_types(isa: Isa) -> list[str]:
     return [
         f"/* Written by codegen.py for vectors of {isa.width} float32 numbers.",
         "   Names: 64x56x56b1 is an activation of 64 channels and 56x56 pixels, with a border of 1 pixel of zeros.",
-        "   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels,",
+        "   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels (7x7_0: the first tile of 7x7),",
         f"   {VECTORS * isa.width} output channels. The function after them calls them, tile by tile. */",
         f"typedef float vector {attributes};",
         f"typedef int mask {attributes};",

@@ -1,6 +1,6 @@
 /* Written by codegen.py for vectors of 8 float32 numbers.
    Names: 64x56x56b1 is an activation of 64 channels and 56x56 pixels, with a border of 1 pixel of zeros.
-   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels,
+   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels (7x7_0: the first tile of 7x7),
    16 output channels. The function after them calls them, tile by tile. */
 typedef float vector __attribute__((vector_size(32), may_alias));
 typedef int mask __attribute__((vector_size(32), may_alias));

@@ -132,8 +132,8 @@ def winograd_conv2d(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) ->
     spans, multiply = split(x.width, isa.pixels), []
     share = ceil(matrix / LINE / pieces(spans))  # cache lines of weights to prefetch in each register tile
     for width, first, end in spans:
-        tile = f"{name}_1x{width}"
-        functions += conv2d_tile(tile, isa, x, products, 1, 1, (1, width), 1, add=False, relu=False, share=share)
+        tile, row = f"{name}_1x{width}", list(np.ndindex(1, width))
+        functions += conv2d_tile(tile, isa, x, products, 1, 1, row, 1, add=False, relu=False, share=share)
         multiply += loop("x", first, end, width, [
             f"{tile}(w, (const float *)zeros, in + x * {x.lanes}, result + x * {products.lanes}, next, 0);",
             f"next += {share * LINE};",

@@ -45,23 +45,26 @@ def conv2d(
     if kernel == stride == 1 and not x.border and not out.border:  # all pixels may count as one row
         x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.lanes, dtype=b.dtype) for b in (x, out))
     panel, panels, size = weight_layout(isa, x, out, kernel)
-    tile_rows, tile_columns = tile_shape(isa.pixels, out.height, out.width)
-    rows, columns = split(out.height, tile_rows), split(out.width, tile_columns)
-    share = ceil(size / LINE / (pieces(rows) * pieces(columns)))  # cache lines of weights to prefetch in each tile
+    block_rows, block_columns, number = block_shape(isa.pixels, out.height, out.width)
+    rows, columns = split(out.height, block_rows), split(out.width, block_columns)
+    share = ceil(size / LINE / (pieces(rows) * pieces(columns) * number))  # cache lines to prefetch in each tile
     # Every thread reads all of the input if they divide the output's channels, all weights if they divide its pixels.
     by_pixels = panels * size < x.size
     tiles, calls = [], []
     for height, first_y, end_y in rows:
         row = []
         for width, first_x, end_x in columns:
-            tile = f"{name}_{height}x{width}"
-            tiles += conv2d_tile(tile, isa, x, out, kernel, stride, (height, width), panels, add, share)
+            block = []
+            for n, pixels in enumerate(np.array_split(list(np.ndindex(height, width)), number)):
+                tile = f"{name}_{height}x{width}" + f"_{n}" * (number > 1)
+                tiles += conv2d_tile(tile, isa, x, out, kernel, stride, pixels, panels, add, share)
+                block += [
+                    f"{tile}(w, factors, in + y * {stride * x.row} + x * {stride * x.lanes},",
+                    f"    result + y * {out.row} + x * {out.lanes}, next);",
+                    f"next += {share * LINE};",
+                ]
             one_row = by_pixels and out.height == 1
-            row += loop("x", *part(first_x, end_x, width, one_row), width, [
-                f"{tile}(w, factors, in + y * {stride * x.row} + x * {stride * x.lanes},",
-                f"    result + y * {out.row} + x * {out.lanes}, next);",
-                f"next += {share * LINE};",
-            ])  # fmt: skip
+            row += loop("x", *part(first_x, end_x, width, one_row), width, block)
         calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
     first, end = part(0, panels, 1, not by_pixels)
     body = loop("panel", first, end, 1, [
@@ -99,10 +102,14 @@ def window(x: Buffer, kernel: int) -> tuple[int, int, int]:
     return (kernel, 1, (kernel + 1) * x.lanes) if x.channels == 4 else (kernel, kernel, x.lanes)
 
 
-def tile_shape(pixels: int, height: int, width: int) -> tuple[int, int]:
-    """Return (rows, columns), together at most `pixels`, that cover height x width in the fewest tiles; the widest."""
-    shapes = [(min(height, pixels // columns), columns) for columns in range(min(pixels, width), 0, -1)]
-    return min(shapes, key=lambda shape: ceil(height / shape[0]) * ceil(width / shape[1]))
+def block_shape(pixels: int, height: int, width: int) -> tuple[int, int, int]:
+    """Return (rows, columns, register tiles) of blocks that cover height x width in the fewest tiles; the widest.
+
+    A block is one tile; or it is a small output whole, cut into tiles across the ends of rows, if that saves two.
+    """
+    blocks = [(min(height, pixels // columns), columns, 1) for columns in range(min(pixels, width), 0, -1)]
+    blocks += [(height, width, ceil(height * width / pixels))] * (height * width <= 64)
+    return min(blocks, key=lambda block: ceil(height / block[0]) * ceil(width / block[1]) * block[2] + (block[2] > 1))
 
 
 def split(extent: int, most: int) -> list[tuple[int, int, int]]:
@@ -119,13 +126,12 @@ def pieces(spans: list[tuple[int, int, int]]) -> int:
     return sum((end - start) // size for size, start, end in spans)
 
 
-def conv2d_tile(name, isa, x, out, kernel, stride, shape, panels, add, share):
-    """Write the function that computes shape (rows, columns) pixels of one panel of output channels.
+def conv2d_tile(name, isa, x, out, kernel, stride, pixels, panels, add, share):
+    """Write the function that computes `pixels`, [(row, column), ...], of one panel of output channels.
 
     Its sums stay in registers over all input channels. On the way it prefetches at least `share` cache
     lines of the weights that come next.
     """
-    pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
     places = [row * out.row + column * out.lanes for row, column in pixels]
     names = [[f"sum{row}_{column}_{v}" for v in range(VECTORS)] for row, column in pixels]
     first, last = [], []
@@ -142,9 +148,8 @@ def conv2d_tile(name, isa, x, out, kernel, stride, shape, panels, add, share):
         if out.dtype == np.float32:  # the logits
             last[-1:] = assign([vector_at("result", 4 * isa.width * v, "floats") for v in range(VECTORS)], values)
     if add:  # the residual under the next tile is in no near cache
-        step = shape[1] * out.lanes if out.width > shape[1] else shape[0] * out.row
-        per_line = LINE // out.lanes
-        lines = [place + step for place, (_, column) in zip(places, pixels) if column % per_line == 0]
+        step = len(pixels) * out.lanes
+        lines = [place + step for place, (_, column) in zip(places, pixels) if column * out.lanes % LINE == 0]
         first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
     body = conv2d_sums(isa, x, kernel, stride, pixels, x.groups, share)
     head = [f"static __attribute__((noinline)) void {name}("]

@@ -1,6 +1,6 @@
 /* Written by codegen.py for vectors of 8 sums of 32 bits.
    Names: 64x56x56b1 is an activation of 64 channels and 56x56 pixels, with a border of 1 pixel of zeros.
-   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels,
+   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels (7x7_0: the first tile of 7x7),
    16 output channels. The function after them calls them, tile by tile. */
 #define WIDTH 8
 /* How bytes become sums, and sums bytes: the only place where instructions are named. A vector has WIDTH lanes of 32 bits.

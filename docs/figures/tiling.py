@@ -18,7 +18,7 @@ def tiling():
     isa = version.compiler.ISAS["avx2"]  # as in version 5's article
     layer = next(layer for layer in architecture.layers(224) if layer.name == LAYER)
     height, width, _ = layer.out_shape
-    tile = version.ops.tile_shape(isa.pixels, height, width)
+    tile = version.ops.block_shape(isa.pixels, height, width)[:2]
     figure = plt.figure(figsize=(WIDTH, 6.6))
     plane, registers = figure.add_axes((0.01, 0.43, 0.4, 0.5)), figure.add_axes((0.45, 0.43, 0.54, 0.5))
     draw_plane(plane, version, height, width, tile)
