@@ -50,6 +50,18 @@ def test_weights_that_a_1x1_convolution_would_read_in_chunks(isa, rng):
     operators.run()
 
 
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize(("spare", "strips"), [(-1, 7), (0, 1)])
+def test_products_in_strips_that_fit_the_second_level_cache(isa, spare, strips, rng):
+    """28x28 outputs with stride 2: 49 tiles of 81 products for each channel, in half of the cache or not."""
+    width = V7.compiler.ISAS[isa].width
+    operators = Operators(V7, isa, l2=2 * 4 * 81 * 49 * 2 * width + spare)
+    case = {"height": 56, "width": 56, "groups": 4, "panels": 64 // width, "border": 0}
+    note_convolution(operators, rng, FIXED | case | {"size": 4, "stride": 2})
+    assert operators.steps[-1].x.height == 81 * strips
+    operators.run()
+
+
 def buffers(height, width, channels, stride):
     """Input and output of a convolution with an output of height x width."""
     shapes = (stride * height, stride * width, channels), (height, width, channels)
@@ -74,16 +86,19 @@ def test_tiles_of_the_paper_network(extent, channels, stride, size):
 
 
 @given(
-    height=st.integers(1, 300), width=st.integers(1, 300), channels=st.sampled_from([64, 128, 256, 512]), stride=STRIDES
+    height=st.integers(1, 300), width=st.integers(1, 300), channels=st.sampled_from([64, 128, 256, 512]),
+    stride=STRIDES, l2=st.integers(128, 4096),
 )  # fmt: skip
-def test_chosen_tiles_cover_the_output_and_fit(height, width, channels, stride):
+def test_chosen_tiles_cover_the_output_and_fit(height, width, channels, stride, l2):
+    isa = ISA._replace(l2=1024 * l2)
     x, out = buffers(height, width, channels, stride)
-    assume(size := V7.winograd.tile_size(ISA, x, out, stride))
+    assume(size := V7.winograd.tile_size(isa, x, out, stride))
     positions = V7.winograd.side(size, stride) ** 2
-    rows, columns = V7.winograd.tiled_shape(ISA, x, out, size, stride)
+    rows, columns = V7.winograd.tiled_shape(isa, x, out, size, stride)
     assert rows % positions == 0 and columns % -(-width // size) == 0
     assert rows * columns // positions == -(-height // size) * -(-width // size)
-    assert 4 * positions * columns * V7.ops.VECTORS * ISA.width <= V7.winograd.PRODUCT_BYTES  # it lies on the stack
+    products = 4 * positions * columns * V7.ops.VECTORS * ISA.width
+    assert products <= isa.l2 // 2 and products <= V7.winograd.PRODUCT_BYTES  # which lie on the stack
 
 
 @given(extent=st.integers(1, 500), size=SIZES)

@@ -39,7 +39,7 @@ from ops import (
 Matrix = list[list[Fraction]]
 
 POINTS = (0, 1, -1, 2, -2)  # of the derivation, which evaluates polynomials there, and at infinity
-PRODUCT_BYTES = 256 * 1024  # of a panel's products, at most: they are used again at once, from a second-level cache
+PRODUCT_BYTES = 512 * 1024  # of a panel's products, at most: they lie on the stack of a thread, which has 1 MiB
 WAIT = 26  # multiply-adds in the time in which one weight arrives from memory: 65 G/s and 10 GB/s on one core
 TRANSFORM = 28  # multiply-adds in the time in which one number is transformed, loaded and stored
 
@@ -58,16 +58,17 @@ def tile_size(isa: Isa, x: Buffer, out: Buffer, stride: int = 1) -> int | None:
     estimates = {}
     for size in (2, 3, 4):
         positions, tiles = side(size, stride) ** 2, ceil(out.height / size) * ceil(out.width / size)
-        if products_bytes(isa, out, size, stride) <= PRODUCT_BYTES:
+        if products_fit(isa, out, size, stride):
             transforms = TRANSFORM * (1 / x.channels + 1 / out.channels)
             estimates[size] = positions * (max(tiles, WAIT) + tiles * transforms)
     best = min(estimates, key=estimates.get, default=None)
     return best if best and estimates[best] < 0.9 * direct else None
 
 
-def products_bytes(isa, out, size, stride, rows=1):
-    """Bytes of one panel's products, for some rows of tiles."""
-    return 4 * side(size, stride) ** 2 * rows * ceil(out.width / size) * VECTORS * isa.width
+def products_fit(isa, out, size, stride, rows=1):
+    """Whether one panel's products, for some rows of tiles, may be kept: they are used again at once, from a cache."""
+    numbers = side(size, stride) ** 2 * rows * ceil(out.width / size) * VECTORS * isa.width
+    return 4 * numbers <= min(isa.l2 // 2, PRODUCT_BYTES)
 
 
 def tiled_shape(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> tuple[int, int]:
@@ -79,7 +80,7 @@ def tiled_shape(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> tup
     positions, rows, columns = side(size, stride) ** 2, ceil(out.height / size), ceil(out.width / size)
     strip = 1
     if out.channels >= rows * columns:
-        strip = max(n for n in divisors(rows) if products_bytes(isa, out, size, stride, n) <= PRODUCT_BYTES)
+        strip = max(n for n in divisors(rows) if products_fit(isa, out, size, stride, n))
     return rows // strip * positions, strip * columns
 
 
