@@ -316,7 +316,7 @@ struct pool *pool_open(const float *weights, float *memory, long threads) {
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the Python interpreter */
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give 128 KiB, and version 7 needs 256 */
+    pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give 128 KiB, and version 7 needs 512 */
     pool->threads = 1;
     while (pool->threads < threads && !pthread_create(&pool->workers[pool->threads], &attributes, worker, pool)) {
         pool->threads += 1;
