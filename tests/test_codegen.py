@@ -125,12 +125,14 @@ def test_tiles_go_on_across_the_ends_of_rows_where_that_saves_some(rng):
     assert V5.ops.block_shape(6, 7, 7) == (7, 7, 9)
     assert V5.ops.block_shape(14, 7, 7) == (2, 7, 1)
     for version, threads in (V5, 1), (V6, 3):
-        operators = Operators(version, "generic128", threads)
+        operators = Operators(version, "generic128", threads, l1=1024, l2=6144)  # weights of a 3x3 in three chunks
         for more in {"kernel": 3, "stride": 1}, {"kernel": 3, "stride": 2}, {"kernel": 1, "stride": 1}:
             size = {"height": 7 * more["stride"], "width": 7 * more["stride"]}
             case = {"groups": 3, "panels": 2, "padding": more["kernel"] // 2, "border": 1, "add": True, "relu": True}
             note_convolution(operators, rng, case | size | more)
             assert (operators.steps[-1].out.height, operators.steps[-1].out.width) == (7, 7)
+        text = version.codegen.generate(operators.steps, operators.isa)
+        assert text.count("_7x7_8(") == 2 * 3 and "_7x7_9(" not in text  # the ninth tile of three steps, and its calls
         operators.run()
 
 

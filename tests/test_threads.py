@@ -161,7 +161,7 @@ ResNet50(sys.argv[2], 224, threads=2).forward(np.ones((224, 224, 3), dtype=np.fl
 
 @linux
 def test_threads_have_room_for_a_tiles_products(small_weights_file):
-    """Where the system gives threads less than version 7 needs with AVX-512, 220 KiB, as musl does."""
+    """Where the system gives threads less than version 7 needs with AVX-512, up to 496 KiB, as musl does."""
 
     def limit():  # from which glibc takes the size of a thread's stack, when the process starts
         resource.setrlimit(resource.RLIMIT_STACK, (192 * 1024, resource.getrlimit(resource.RLIMIT_STACK)[1]))

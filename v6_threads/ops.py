@@ -109,7 +109,7 @@ def divisors(number: int) -> list[int]:
 def block_shape(pixels: int, height: int, width: int) -> tuple[int, int, int]:
     """Return (rows, columns, register tiles) of blocks that cover height x width in the fewest tiles; the widest.
 
-    A block is one tile; or it is a small output whole, cut into tiles across the ends of rows, if that saves two.
+    A block is one tile; or all of an output of at most 64 pixels, cut across the ends of rows if that saves two tiles.
     """
     blocks = [(min(height, pixels // columns), columns, 1) for columns in range(min(pixels, width), 0, -1)]
     blocks += [(height, width, ceil(height * width / pixels))] * (height * width <= 64)
@@ -146,7 +146,7 @@ def conv2d_tile(name, isa, x, out, kernel, stride, pixels, chunks, add, relu, sh
     if chunks > 1:
         first = [*braces("if (chunk == 0)", first), *braces("else", assign(names, kept))]
         last = [*braces(f"if (chunk == {chunks - 1})", last), *braces("else", assign(kept, names))]
-    if add:  # the residual under the next tile is in no near cache
+    if add:  # the residual under the next tile (in the network, all are in one row) is in no near cache
         step = len(pixels) * out.lanes
         lines = [place + step for place, (_, column, _) in zip(places, sums) if column * isa.width % LINE == 0]
         first = [f"__builtin_prefetch(result + {line}, 1);" for line in lines] + first
@@ -174,7 +174,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     channels.append(f"w += {unroll * VECTORS * isa.width};")
     begin = []
     if groups > 1:  # fetch these pixels of the next group of channels while this one is used
-        begin = [f"const float *after = y + {x.plane};"]
+        begin = [f"const float *after = y + {x.plane + stride * (pixels[0][0] * x.row + pixels[0][1] * x.lanes)};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
     turns = {"group": groups, "tap": groups * kernel * taps, "channel": groups * kernel * taps * lanes // unroll}
     level = max((level for level in turns if share >= turns[level]), key=turns.get, default="group")
