@@ -202,6 +202,20 @@ def test_a_link_in_the_article_moves_the_diff(address, browser):
     assert pane["height"] <= 900 and browser.current_url.endswith("/v4_no_alloc/README.html")
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_functions_name_moves_the_diff_to_its_lines(address, browser, beside):
+    """Its lines in the new file, in one column or two: both have the old file's numbers, too."""
+    browser.resize(1600)
+    browser.get(f"{address}/v5_codegen/README.html")
+    drawn(browser)
+    if beside:
+        browser.find_element(By.NAME, "sides").click()
+        drawn(browser)
+    name = browser.find_element(By.XPATH, "//button[contains(@class, 'moves-the-diff')]/code[.='Network']")
+    browser.execute_script("arguments[0].click()", name)
+    assert "class Network" in browser.find_element(By.CSS_SELECTOR, ".diff .here").text
+
+
 def test_any_two_versions(address, browser):
     browser.get(f"{address}/compare.html")
     drawn(browser)

@@ -6,8 +6,8 @@ import numpy as np
 from common import architecture
 from common.plot_style import BLUE, FAINT, PLAIN, WIDTH
 
-# FLOPs that a machine can do for every byte it can read from memory: about those of the tables' machine, of a core
-# with AVX-512 and the same memory, and of many cores that share one memory.
+# FLOPs that a machine can do for every byte it can read from memory: about those of the articles' Zen 3 with AVX2, of a
+# core with AVX-512 and the same memory, and of many cores that share one memory.
 BALANCES = {8: "-", 17: "--", 100: ":"}
 
 

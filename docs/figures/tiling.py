@@ -9,7 +9,7 @@ from common.versions import load_version
 
 MIB = 2**20
 LAYER = "layer1.0.conv2"
-CACHES = {"L1: 32 KiB": 32 * 2**10, "L2: 512 KiB": MIB // 2}  # of one core of the tables' machine; `lscpu` tells yours
+CACHES = {"L1: 32 KiB": 32 * 2**10, "L2: 512 KiB": MIB // 2}  # of one core of a Zen 3; `lscpu` tells yours
 
 
 def tiling():

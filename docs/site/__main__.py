@@ -12,7 +12,10 @@ from docs.site import BUILD, NODE, ROOT, SITE
 
 
 def install() -> None:
-    """Install the npm packages that package-lock.json names, unless they are there. Raises SystemExit without npm."""
+    """Install the npm packages that package-lock.json names, unless they are there.
+
+    Raises SystemExit without npm, or if it fails.
+    """
     if not shutil.which("npm"):
         sys.exit("error: the site needs npm, of Node.js 20 or newer; on Debian: apt install npm")
     lock = SITE / "package-lock.json"
@@ -42,7 +45,7 @@ def main() -> int:
         notes, options = place / ".doctrees", [f"-D{setting}" for setting in [*settings, f"language={language}"]]
         command = ["-q", "-W", "--keep-going", "-c", SITE, "-d", notes, *options, ROOT, place]
         if status := build_main([str(part) for part in command]):
-            shutil.rmtree(notes)  # or the next build would keep silent on what it need not read again
+            shutil.rmtree(notes, ignore_errors=True)  # or the next build would be silent on what it need not read again
             return status
     print(f"the site: {arguments.out}/index.html; read it with `make serve`")
     return 0

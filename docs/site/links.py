@@ -5,12 +5,11 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from pygments.lexers import find_lexer_class_for_filename
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
 from docs.site import ROOT
-
-LANGUAGES = {".py": "python", ".c": "c", ".h": "c", ".json": "json", ".yml": "yaml", ".toml": "toml", ".svg": "xml"}
 
 
 def is_text(path: Path) -> bool:
@@ -82,7 +81,8 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict, str]]:
         if path.is_dir():
             body = listing(app, path, page)
         else:
-            language = LANGUAGES.get(path.suffix, "none")
+            lexer = find_lexer_class_for_filename(path.name)
+            language = lexer.aliases[0] if lexer else "none"
             body = app.builder.highlighter.highlight_block(path.read_text("utf-8"), language, linenos="inline")
         title = f"<h1><code>{escape(name)}</code></h1>"
         yield page, {"title": name, "body": title + body, "is_source": True}, "page.html"

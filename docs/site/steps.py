@@ -43,7 +43,7 @@ def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dic
         diff += difflib.unified_diff(old or [], new or [], *labels, lineterm="")
         changed.append([name, changed_lines(old or [], new or []), name not in NOT_COUNTED])
         if name.endswith(".py"):
-            places[name] = functions(old or []) | functions(new or [])
+            places[name] = functions(new or [])
     count = sum(lines for _, lines, counted in changed if counted)
     text = "\n".join(diff) + "\n"
     return {"diff": text, "files": changed, "count": count, "unchanged": unchanged, "functions": places}

@@ -218,7 +218,7 @@
       return;
     }
     const view = Object.keys(VIEWS)[Number(event.key) - 1];
-    if (view && event.key !== " ") {
+    if (view) {
       choose(view);
     } else if (KEYS[event.key]) {
       event.preventDefault();

@@ -19,12 +19,14 @@
 
   async function choose() {
     const [before, after] = chosen();
-    data = {diff: "", files: [], count: 0, unchanged: [], functions: {}};
+    let found = {diff: "", files: [], count: 0, unchanged: [], functions: {}};
     if (before !== after) {
-      const answer = await fetch(`${pane.dataset.diffs}/${before}-${after}.json`);
-      data = await answer.json();
+      found = await (await fetch(`${pane.dataset.diffs}/${before}-${after}.json`)).json();
     }
-    draw();
+    if (chosen().join() === `${before},${after}`) {  // else another choice was made meanwhile
+      data = found;
+      draw();
+    }
   }
 
   function draw() {
@@ -76,7 +78,7 @@
     const place = data.files.findIndex((known) => known[0] === file);
     const wrapper = pane.querySelectorAll(".d2h-file-wrapper")[place];
     const [first, last] = data.functions[file]?.[name] ?? [0, -1];
-    const rows = [...wrapper.querySelectorAll(".d2h-file-side-diff:last-child tr, .d2h-diff-table tr")];
+    const rows = [...wrapper.querySelectorAll(".d2h-file-side-diff:last-child tr, .d2h-file-diff tr")];
     const row = rows.find((row) => {
       const number = row.querySelector(".line-num2, .d2h-code-side-linenumber");
       return number && Number(number.textContent) >= first && Number(number.textContent) <= last;
