@@ -48,7 +48,9 @@ def run(main: Callable[[], None]) -> None:
 
 def read(arguments: argparse.Namespace, mode: str = "RGB") -> NDArray[np.uint8]:
     """The picture that the arguments name, or the lesson's sample; as `read_picture`."""
-    return read_picture(arguments.picture, mode) if arguments.picture else getattr(skimage.data, arguments.sample)()
+    if arguments.picture is None:
+        return getattr(skimage.data, arguments.sample)()
+    return read_picture(arguments.picture, mode)
 
 
 def read_picture(path: str | Path, mode: str) -> NDArray[np.uint8]:
@@ -61,7 +63,7 @@ def read_picture(path: str | Path, mode: str) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
-                image = Image.fromarray(np.clip(np.asarray(image) // 257, 0, 255).astype(np.uint8))
+                image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -78,7 +80,10 @@ def write(arguments: argparse.Namespace, result: NDArray, stages: Callable[[], l
     for path in (out, figure) if arguments.stages else (out,):
         if arguments.picture and path.exists() and path.samefile(arguments.picture):
             raise ValueError(f"{path} is the picture itself: name another file with --out")
-    Image.fromarray(result).save(out, quality=82)
+    try:
+        Image.fromarray(result).save(out, quality=82)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot write {out}: {getattr(error, 'strerror', None) or error}") from error
     print(f"wrote {out}")
     if arguments.stages:
         draw(stages(), columns).savefig(figure, pil_kwargs={"quality": 82})

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import save_file
 
 from tests.primer_support import MNIST, PRIMER, assert_articles_code_is_in, assert_one_line, call, load, seeds
 
@@ -108,7 +109,26 @@ def test_what_is_no_data_weights_or_digit_is_one_line(tmp_path, rng, monkeypatch
         assert_one_line(call("mnist", "predict", "empty.png", "--weights", weights), weights, "mnist.py train")
     for picture, words in (("empty.png", "no digit found"), ("text.npz", "cannot read"), ("absent.png", "cannot read")):
         assert_one_line(call("mnist", "predict", picture, "--weights", "whole.safetensors"), picture, words)
-    assert_one_line(call("mnist", "train", "--epochs", "-1"), "at least 1 epoch")
+    for epochs in ("-1", "0"):
+        assert_one_line(call("mnist", "train", "--epochs", epochs), "at least 1 epoch")
+    (tmp_path / "taken" / "weights.safetensors").mkdir(parents=True)
+    assert_one_line(call("mnist", "train", "--epochs", "1", "--out", "taken"), "cannot write")
+
+
+def test_only_a_network_of_the_same_shape_is_loaded(tmp_path):
+    parameters = network.Network(seed=1).parameters
+    save_file(parameters, tmp_path / "plain.safetensors")
+    loaded = network.Network(seed=2)
+    assert loaded.load(tmp_path / "plain.safetensors") == "no description"
+    assert all((loaded.parameters[name] == array).all() for name, array in parameters.items())
+    save_file(parameters | {"fc1.weight": parameters["fc1.weight"].T.copy()}, tmp_path / "turned.safetensors")
+    with pytest.raises(ValueError, match=r"fc1\.weight has the shape"):
+        loaded.load(tmp_path / "turned.safetensors")
+
+
+def test_the_schedules_that_the_article_states():
+    assert np.allclose([learning.cosine_schedule(step, 10) for step in (0, 5, 10)], [2e-3, 1e-3, 0])
+    assert [mnist.default_epochs(count) for count in (1437, 8000, 60_000)] == [16, 12, 4]
 
 
 def test_pictures_come_out_in_mnists_form():
@@ -126,6 +146,9 @@ def test_any_picture_is_a_digit_or_refused(height, width, low, high, seed):
     if int(gray.max()) - int(gray.min()) >= 2 * digits.MINIMUM_CONTRAST:
         digit = digits.centre_digit(digits.find_ink(gray))
         assert digit.shape == (28, 28) and digit.dtype == np.uint8 and digit.max() == 255
+    elif int(gray.max()) - int(gray.min()) < digits.MINIMUM_CONTRAST:
+        with pytest.raises(ValueError, match="no digit"):
+            digits.find_ink(gray)
 
 
 def test_the_articles_code_is_the_sources():

@@ -79,12 +79,12 @@ def hsv_to_rgb(picture: NDArray) -> NDArray:
 
 
 def turn_hue(picture: NDArray, degrees: float) -> NDArray:
-    """Every colour moved round the colour circle by `degrees`; gray, brightness and saturation stay.
+    """Every colour moved round the colour circle by `degrees`; gray, saturation and value stay.
 
     picture: (height, width, 3) uint8. In floating point in between, so that nothing is rounded twice.
     """
     hsv = rgb_to_hsv(picture / np.float32(255))
-    hsv[..., 0] += degrees
+    hsv[..., 0] += degrees % 360
     return np.rint(255 * hsv_to_rgb(hsv)).astype(np.uint8)
 
 

@@ -95,12 +95,12 @@ def mean(total: NDArray, size: tuple[int, int], dtype: np.dtype) -> NDArray:
 METHODS = {"direct": blur_direct, "separable": blur_separable, "integral": blur_integral}
 
 
-def stages(picture: NDArray, result: NDArray, size: int) -> list[tuple]:
+def stages(picture: NDArray, result: NDArray, size: int, border: str) -> list[tuple]:
     """What `--stages` shows."""
     brightness = picture.mean(axis=2)
     return [
         ("picture", picture),
-        ("rows only", blur_separable(picture, (1, size))),
+        ("rows only", blur_separable(picture, (1, size), border)),
         ("rows, then columns: the result", result),
         ("what the blur took away", brightness - result.mean(axis=2)),
         ("integral image of the brightness", integral_image(brightness)),
@@ -125,7 +125,7 @@ def main() -> None:
             lambda blur=METHODS[name]: blur(picture, (size, size), border),
             lambda: opencv_blur(picture, size, border),
         )
-    lesson.write(arguments, result, lambda: stages(picture, result, size))
+    lesson.write(arguments, result, lambda: stages(picture, result, size, border))
 
 
 def opencv_blur(picture: NDArray, size: int, border: str) -> NDArray:

@@ -142,10 +142,10 @@ def draw_curve(kernel: NDArray) -> Callable:
     return panel
 
 
-def stages(picture: NDArray, result: NDArray, size: int, sigma: float) -> list[tuple]:
+def stages(picture: NDArray, result: NDArray, size: int, sigma: float, border: str) -> list[tuple]:
     """What `--stages` shows."""
     kernel = gaussian_kernel(size, sigma)
-    rows = convolve_1d(pad(picture, size, "reflect_101"), kernel, axis=1)
+    rows = convolve_1d(pad(picture, size, border), kernel, axis=1)
     return [
         ("picture", picture),
         (f"the kernel, {size} points", draw_curve(kernel)),
@@ -176,7 +176,7 @@ def main() -> None:
     if arguments.square:
         lesson.race(f"{size} x {size} weights", lambda: gaussian_blur_2d(picture, size, sigma, border), opencvs)
     result = lesson.race(f"{size} + {size} weights", lambda: gaussian_blur(picture, size, sigma, border), opencvs)
-    lesson.write(arguments, result, lambda: stages(picture, result, size, sigma))
+    lesson.write(arguments, result, lambda: stages(picture, result, size, sigma, border))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def classify(length: NDArray, is_ridge: NDArray, low: float, high: float, l2: bo
     """STRONG above the high threshold, WEAK above the low one, 0 below or off the ridge."""
     low, high = sorted((low, high))
     if not 0 <= low <= high < np.inf:
-        raise ValueError(f"expected two thresholds of at least 0, got {low} and {high}")
+        raise ValueError(f"expected two finite thresholds of at least 0, got {low} and {high}")
     if l2:  # the lengths are squares; OpenCV caps the thresholds so that theirs fit into 31 bits
         low, high = min(low, 32767) ** 2, min(high, 32767) ** 2
     return np.where(is_ridge & (length > low), np.where(length > high, STRONG, WEAK), 0)

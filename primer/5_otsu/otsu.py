@@ -37,10 +37,9 @@ def between_class_variance(counts: NDArray) -> NDArray:
     q1 = pixels / pixels[-1]  # the first class's share of the pixels
     q2 = 1 - q1
     both = np.minimum(q1, q2) >= EPSILON
+    mean1 = brightness[both] / pixels[both]
+    mean2 = (brightness[-1] - brightness[both]) / (pixels[-1] - pixels[both])
     variance = np.zeros(len(counts))
-    pixels, brightness, total, sum_of_all = pixels[both], brightness[both], pixels[-1], brightness[-1]
-    mean1 = brightness / pixels
-    mean2 = (sum_of_all - brightness) / (total - pixels)
     variance[both] = q1[both] * q2[both] * (mean1 - mean2) ** 2
     return variance
 

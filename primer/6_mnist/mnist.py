@@ -38,7 +38,7 @@ def default_epochs(digits: int) -> int:
 def train(options: argparse.Namespace) -> None:
     """Train; save the weights after every epoch, so that Ctrl-C loses one epoch at most; draw the figures."""
     name, train_images, train_labels, test_images, test_labels = load_digits(options.data, options.out / "data")
-    epochs = options.epochs or default_epochs(len(train_images))
+    epochs = default_epochs(len(train_images)) if options.epochs is None else options.epochs
     if epochs < 1:
         raise ValueError(f"expected at least 1 epoch, got {epochs}")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -215,15 +215,21 @@ class Network:
         return gradients
 
     def save(self, path: str | Path, description: str = "") -> None:
-        """Write every parameter, and one line about its training, to a .safetensors file."""
-        save_file(self.parameters, path, {"description": description})
+        """Write every parameter, and one line about its training, to a .safetensors file. Raises OSError."""
+        try:
+            save_file(self.parameters, path, {"description": description})
+        except SafetensorError as error:
+            raise OSError(f"cannot write {path}: {error}") from error
 
     def load(self, path: str | Path) -> str:
         """Fill the parameters from a file that `save` wrote, and return its description. Raises ValueError."""
         try:
             with safe_open(path, framework="numpy") as file:
                 for name, parameter in self.parameters.items():
-                    parameter[...] = file.get_tensor(name).reshape(parameter.shape)
-                return file.metadata()["description"]
+                    value = file.get_tensor(name)
+                    if value.shape != parameter.shape:
+                        raise ValueError(f"{name} has the shape {value.shape}, not {parameter.shape}")
+                    parameter[...] = value
+                return (file.metadata() or {}).get("description", "no description")
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{path}: not a network of this lesson ({error}); `mnist.py train` makes one") from error
