@@ -42,7 +42,8 @@ def _load_safetensors(file: Path) -> dict[str, NDArray[np.float32]]:
         if "manifest" in (opened.metadata() or {}):
             raise ExportError(f"an export already, which infer.py reads as it is: --weights {file}")
     return {name: to_float32(entry["data"], DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in safetensors.deserialize(file.read_bytes())}  # fmt: skip
+            for name, entry in safetensors.deserialize(file.read_bytes())
+            if not name.endswith("num_batches_tracked")}  # fmt: skip
 
 
 def _state_dict(content: Any) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.weights_file import ExportError, check_numbers
+from common.weights_file import ExportError, check_numbers, check_shapes
 
 SCALE = ".scale"  # added to a kernel's name
 
@@ -45,6 +45,7 @@ def unpack(path: str | Path) -> tuple[dict[str, NDArray[np.float32]], list[str],
         for name in [name for name in tensors if name.endswith(SCALE)]:
             kernel = name.removesuffix(SCALE)
             tensors[kernel] = tensors[kernel] * tensors.pop(name)[:, None, None, None]
+        check_shapes({name: array.shape for name, array in tensors.items()})
         return tensors, description["labels"], description["size"]
     except Exception as error:  # zip, zlib, NumPy and JSON find damage in many ways
         raise ExportError(f"{path} is no packed ResNet-50, or a damaged one ({type(error).__name__})") from None

@@ -50,8 +50,11 @@ def pretrained(tag: str, url: str | None = None) -> tuple[dict[str, NDArray[np.f
 def fetch(release: Release, url: str) -> Path:
     """Return the path of a release's file, whose SHA-256 is the right one. Raises ExportError."""
     if "://" not in url:
-        with open(url, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(url, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ExportError(f"cannot read {url}: {error.strerror}") from None
         if found != release.sha256:
             raise ExportError(f"{url} is not {release.file}: its SHA-256 is {found}, not {release.sha256}")
         return Path(url)
@@ -116,4 +119,6 @@ def _cause(error):
     """Return in a few words what lies below an exception of requests: they are told at length, one inside the other."""
     while inner := next((e for e in (getattr(error, "reason", 0), *error.args) if isinstance(e, Exception)), None):
         error = inner
+    if getattr(error, "filename", None):
+        return f"{error.filename}: {error.strerror}"
     return str(error).partition(" for url")[0].rpartition(": ")[2] or type(error).__name__

@@ -74,6 +74,17 @@ def test_a_node_killed_in_the_middle(cluster, tmp_path, rng, demo_weights):
     assert_same({path: rows[path] for path in some}, inferred(demo_weights, *some))
 
 
+def test_a_list_of_names_as_seen_from_where_the_command_is_started(cluster, tmp_path, rng, demo_weights):
+    """Ray's processes are elsewhere: where `ray start` ran."""
+    paths = make_pictures(tmp_path, rng, 3)
+    names = [os.path.relpath(path, tmp_path) for path in paths]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    done = finish(begin("list.txt", "out", demo_weights, "--address", cluster.address, cwd=tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = written(tmp_path / "out")
+    assert sorted(rows) == paths and not any(row.get("error") for row in rows.values())
+
+
 @pytest.mark.exhaustive
 def test_a_worker_that_dies(cluster, tmp_path, rng, demo_weights):
     source, out = tmp_path / "pictures", tmp_path / "out"

@@ -52,6 +52,7 @@ def test_directories_globs_lists_and_single_pictures(tmp_path, rng, monkeypatch)
     out.mkdir()
     write(out, "x", [("y", False)])
     assert paths(root, out) == made
+    assert sorted(paths(f"{tmp_path}/a ?b?/**/*", out)) == sorted([*made, str(root / "notes.txt")])  # no row of `out`
     assert paths(root / "notes.txt") == [*made[:3], str(tmp_path / "none.jpg")]
     assert paths(made[0]) == made[:1]
     monkeypatch.chdir(tmp_path)

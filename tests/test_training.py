@@ -89,6 +89,12 @@ def test_of_class_directories_every_tenth_picture_is_held_out(tmp_path, rng):
     assert held_out == [(name, file, label) for label, name in enumerate(names) for file in ("00.jpg", "10.jpg")]
 
 
+def broken_png(root, rng):
+    file = class_directories(root, rng, 3) / "dogs" / "01.png"
+    Image.new("RGB", (8, 8)).save(file)
+    file.write_bytes(file.read_bytes().replace(b"IDAT", bytes(4)))
+
+
 @pytest.mark.parametrize("spoil, message", [
     (lambda path, rng: path.rmdir(), "cannot be read"),
     (lambda path, rng: None, "needs a directory for each of two classes"),
@@ -96,6 +102,7 @@ def test_of_class_directories_every_tenth_picture_is_held_out(tmp_path, rng):
     (lambda path, rng: class_directories(path, rng, 1), "a class needs two pictures"),
     (lambda path, rng: (class_directories(path, rng, 3) / "dogs" / "01.jpg").write_text("x"), "not a readable picture"),
     (lambda path, rng: (path / "wnids.txt").write_text("n01\n"), "cannot be read"),
+    (lambda path, rng: broken_png(path, rng), "not a readable picture"),
     (lambda path, rng: (path / "val.npz").write_bytes(b"PK\x03\x04 no archive"), "cannot be read"),
     (lambda path, rng: archive(path / "val.npz", find(tiny_imagenet(path, rng))[1]), "no train-")])  # fmt: skip
 def test_what_cannot_be_trained_on_is_one_clear_error(spoil, message, tmp_path, rng):
@@ -283,6 +290,10 @@ def test_fine_tuning_starts_from_trained_weights_and_only_slows_down(tmp_path):
     pack(arrays, ["cats", "dogs"], 64, tmp_path / "resnet50.npz")
     packed = small_training(1, start=tmp_path / "resnet50.npz").model.state_dict()["layer4.2.conv3.weight"]
     assert 0 < (packed - kernel).abs().max() < 0.5001 * kernel.abs().max() / 127
+    del arrays["layer1.0.conv1.weight"]
+    pack(arrays, ["cats", "dogs"], 64, tmp_path / "less.npz")
+    with pytest.raises(ExportError, match=r"less\.npz"):
+        small_training(1, start=tmp_path / "less.npz")
     torch.save(trained | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "resnet50.pth")
     with pytest.raises(ExportError, match=r"resnet50\.pth: .*conv1\.weight is \(64, 3, 3, 3\)"):
         small_training(1, start=tmp_path / "resnet50.pth")
@@ -357,8 +368,8 @@ def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, monkeypatch, cap
     (known / "class 1" / "00.jpg").write_bytes(b"no picture")
     for module, arguments, message in (
         (train, ["--data", tmp_path / "none"], "cannot be read"),
-        (train, ["--data", data], "--batch 128 must be from 1 to 4, the number of pictures"),
-        (train, ["--data", data, "--rate", 0], "0 is not above 0"),
+        (train, ["--data", data], "--batch 128 must be from 2 to 4, the number of pictures"),
+        (train, ["--data", data, "--rate", 0], "0 is no finite number above 0"),
         (evaluate, ["v99", "--data", data], "there is no 'v99'"),
         (evaluate, ["--data", data, "--count", 0], "--count must be 1 or more"),
         (evaluate, ["--data", data, "--weights", tmp_path / "none"], "none holds no intact weights"),

@@ -30,8 +30,8 @@ def decode(pictures: Labelled) -> Dataset:
             with Image.open(file) as picture:
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
                 square = ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: not a readable picture ({error})") from None
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
+            raise DataError(f"{file}: not a readable picture ({' '.join(str(error).split())})") from None
         pixels[number] = torch.from_numpy(np.array(square)).permute(2, 0, 1)
     return Dataset(pixels, torch.tensor([label for _, label in pictures]))
 

@@ -79,7 +79,9 @@ def run(version, directory, weights):
                 raise
         if process.returncode:
             errors.seek(0)
-            raise DataError(errors.read().strip().rpartition("\n")[2].removeprefix("error: "))
+            last = errors.read().strip().rpartition("\n")[2]
+            told = last.startswith("error: ")
+            raise DataError(last.removeprefix("error: ") if told else f"{version}: exit code {process.returncode}")
 
 
 def parse_arguments():

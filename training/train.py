@@ -143,7 +143,8 @@ class Training:
 
 
 def take_over(model: nn.Module, path: Path) -> None:
-    """Take over the weights in a state dict or packed file, but for the classifier's if it has other classes.
+    """Take over the weights in a state dict or packed file, but for the classifier's if it has another number of
+    classes.
 
     Raises ExportError.
     """
@@ -251,8 +252,8 @@ def parse_arguments():
 
 
 def positive(text):
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
     return float(text)
 
 
@@ -261,15 +262,15 @@ def main():
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         pictures, held_out, names = find(options.data)
-        if not 0 < options.batch <= len(pictures):
-            raise DataError(f"--batch {options.batch} must be from 1 to {len(pictures)}, the number of pictures")
+        if not 2 <= options.batch <= len(pictures):  # batch norm needs two
+            raise DataError(f"--batch {options.batch} must be from 2 to {len(pictures)}, the number of pictures")
+        options.out.mkdir(parents=True, exist_ok=True)
         dataset, validation = batches.decode(pictures), batches.decode(held_out)
         training = Training(options, dataset, names, device)
-        options.out.mkdir(parents=True, exist_ok=True)
         training.resume(options.out)
         run(training, validation, options.out)
         finish(training, validation, options.out)
-    except (DataError, ExportError) as error:
+    except (DataError, ExportError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last checkpoint")

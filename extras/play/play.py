@@ -68,12 +68,12 @@ class Workers:
 def create_app(weights: Path, local: bool = True) -> Flask:
     """The application. local: answer only to this machine's own names, whatever name leads here."""
     app = Flask(__name__, static_folder="page", template_folder="page")
-    app.config.update(MAX_CONTENT_LENGTH=LIMIT, TRUSTED_HOSTS=["127.0.0.1", "localhost", "[::1]"] if local else None)
+    app.config.update(MAX_CONTENT_LENGTH=LIMIT, TRUSTED_HOSTS=["127.0.0.1", "localhost"] if local else None)
     workers = Workers(weights)
 
     @app.before_request
     def refuse_other_sites():
-        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             abort(403)
 
     @app.after_request
@@ -108,15 +108,18 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s; 0 takes any that is free")
     parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s, which only this machine can reach")
     arguments = parser.parse_args()
+    if not 0 <= arguments.port < 65536:
+        parser.error("--port must be from 0 to 65535")
     version = load_version(SLOW)
     try:
         version.weights.read_manifest(arguments.weights)
     except version.weights.WeightsError as error:
         sys.exit(f"error: {error}")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line for every request
-    app = create_app(arguments.weights.resolve(), local=arguments.host in ("127.0.0.1", "localhost", "::1"))
+    app = create_app(arguments.weights.resolve(), local=arguments.host in ("127.0.0.1", "localhost"))
     server = make_server(arguments.host, arguments.port, app, threaded=True)
-    print(f"Play at http://{arguments.host}:{server.port} (Ctrl-C ends it)", flush=True)
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    print(f"Play at http://{host}:{server.port} (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -118,21 +118,22 @@ def text(path: str) -> str:
 
 def find(source: str, out: str) -> Iterator[Picture]:
     """Yield the pictures of a source one by one; what lies in `out` is none. Raises SourceError."""
-    for file in find_files(source, out):
+    for file in find_files(source):
+        if text(file).startswith(f"{text(out)}/"):
+            continue
         if file.partition("?")[0].lower().endswith(".parquet"):
             yield from find_rows(file)
         else:
             yield Picture(text(file), file)
 
 
-def find_files(source: str, out: str) -> Iterator[str]:
+def find_files(source: str) -> Iterator[str]:
     store, suffixes = Store(source), (*Image.registered_extensions(), ".parquet")
     path, kind = store.path, store.kind()
     try:
         if kind == "directory":
             for file in store.walk():
-                name = text(file)
-                if name.lower().endswith(suffixes) and not name.startswith(f"{text(out)}/"):
+                if text(file).lower().endswith(suffixes):
                     yield file
         elif kind == "file" and path.lower().endswith(suffixes):
             yield source

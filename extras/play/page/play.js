@@ -22,7 +22,7 @@ async function run() {
   $("main").replaceChildren();
   const chosen = new FormData(form).getAll("version");
   if (!current) return;
-  if (current.size > form.dataset.limit) return say(`${current.name}: more than ${form.dataset.limit / 2 ** 20} MB; refused`);
+  if (current.size > form.dataset.limit) return say(`${current.name}: more than ${form.dataset.limit / 2 ** 20} MiB; refused`);
   say(chosen.length ? current.name : "Choose a version");
   const cards = chosen.map(newCard).sort((a, b) => (a.version === "v1_loops") - (b.version === "v1_loops"));
   const answers = [];
@@ -123,8 +123,10 @@ function compare(answers) {
 }
 
 function duration(seconds) {
-  if (seconds < 1) return `${(1000 * seconds).toPrecision(3)} ms`;
-  return seconds < 100 ? `${seconds.toPrecision(3)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (seconds < 0.9995) return `${(1000 * seconds).toPrecision(3)} ms`;
+  if (seconds < 99.95) return `${seconds.toPrecision(3)} s`;
+  const whole = Math.round(seconds);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 async function takePicture() {
