@@ -47,5 +47,7 @@ def unpack(path: str | Path) -> tuple[dict[str, NDArray[np.float32]], list[str],
             tensors[kernel] = tensors[kernel] * tensors.pop(name)[:, None, None, None]
         check_shapes({name: array.shape for name, array in tensors.items()})
         return tensors, description["labels"], description["size"]
+    except ExportError as error:
+        raise ExportError(f"{path}: {error}") from None
     except Exception as error:  # zip, zlib, NumPy and JSON find damage in many ways
         raise ExportError(f"{path} is no packed ResNet-50, or a damaged one ({type(error).__name__})") from None

@@ -294,7 +294,7 @@ class TestCheckpoint:
         state_dict = {name: torch.from_numpy(array).to(dtype) for name, array in synthetic(0, 3).items()}
         file = tmp_path / ("model.safetensors" if timm else "model.pth")
         if timm:
-            counted = state_dict | {"bn1.num_batches_tracked": torch.tensor(5)}
+            counted = state_dict | {"bn1.num_batches_tracked": torch.tensor(5, dtype=torch.int32)}
             safetensors.torch.save_file(counted, file, {"format": "pt"})
         else:
             save(state_dict, file, wrap)
@@ -440,6 +440,13 @@ class TestPretrained:
             assert re.search(FAILURES[way], message) and expected in message
             assert "file" in way or f"save it as {tmp_path}/cache/hub/checkpoints/resnet50-11ad3fa6.pth" in message
         assert not [*tmp_path.glob("cache/hub/checkpoints/*")] and intact(out)["source"] == "demo"
+
+    def test_a_cache_that_cannot_be_written_is_named(self, host, tmp_path, monkeypatch, capsys):
+        (tmp_path / "taken").write_text("a file")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "taken"))
+        monkeypatch.setenv("RESNET50_URL", host + "right")
+        assert main(["torchvision", "--out", str(tmp_path / "w")]) == 1
+        assert re.search(rf"\({tmp_path}/taken[^)]*: (Not a directory|File exists)\)", capsys.readouterr().err)
 
     def test_ctrl_c_stops_the_download_only(self, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -189,6 +189,12 @@ class TestServer:
         with pytest.raises(OSError):
             HTTPConnection("127.0.0.2", urlsplit(server.url).port, timeout=10).request("GET", "/")
 
+    @pytest.mark.parametrize("port", [-5, 65536])
+    def test_a_port_that_there_is_not(self, port):
+        command = [sys.executable, "extras/play/play.py", "--port", str(port)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=SECONDS)
+        assert result.returncode == 2 and "--port must be from 0 to 65535" in result.stderr
+
     @pytest.mark.parametrize("broken", ["weights", "port"])
     def test_it_says_in_one_line_why_it_cannot_start(self, server, demo_weights, broken):
         weights = "missing.safetensors" if broken == "weights" else demo_weights

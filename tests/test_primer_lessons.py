@@ -78,6 +78,8 @@ def test_a_result_replaces_a_file_but_never_the_picture(photo, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     original = photo.read_bytes()
     assert_one_line(call("gray", photo, "--out", "photo.png"), "photo.png is the picture itself")
+    assert_one_line(call("gray", photo, "--out", "results"), "cannot write results: unknown file extension")
+    assert_one_line(call("gray", ""), "gray.py: cannot read")
     photo.rename(tmp_path / "other_stages.jpg")
     assert_one_line(call("gray", "other_stages.jpg", "--stages", "--out", "other.png"), "other_stages.jpg is the")
     assert (tmp_path / "other_stages.jpg").read_bytes() == original and len(list(tmp_path.iterdir())) == 1

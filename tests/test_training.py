@@ -292,7 +292,7 @@ def test_fine_tuning_starts_from_trained_weights_and_only_slows_down(tmp_path):
     assert 0 < (packed - kernel).abs().max() < 0.5001 * kernel.abs().max() / 127
     del arrays["layer1.0.conv1.weight"]
     pack(arrays, ["cats", "dogs"], 64, tmp_path / "less.npz")
-    with pytest.raises(ExportError, match=r"less\.npz"):
+    with pytest.raises(ExportError, match=r"less\.npz: .*layer1\.0\.conv1\.weight is missing"):
         small_training(1, start=tmp_path / "less.npz")
     torch.save(trained | {"conv1.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "resnet50.pth")
     with pytest.raises(ExportError, match=r"resnet50\.pth: .*conv1\.weight is \(64, 3, 3, 3\)"):
@@ -341,6 +341,9 @@ import json, pathlib, sys
 for file in pathlib.Path(sys.argv[1]).iterdir():
     best = ["class 0", "class 5", "class 1" if file.stem == "3" else "class 6", "class 2", "class 3"]
     print(json.dumps({"picture": str(file), "predictions": [{"label": label} for label in best], "weights": "fake"}))
+if "killed" in sys.argv[-1]:
+    print("note: slow", file=sys.stderr)
+    sys.exit(9)
 sys.exit("note: slow\\nerror: no compiler" if "no" in sys.argv[-1] else 0)
 """
 
@@ -357,9 +360,10 @@ def test_an_evaluation_counts_what_infer_says_and_hands_on_its_error(tmp_path, r
         assert found == {"version": "v9", "size": 32, "weights": "fake", "pictures": 8, "top1": 0.5, "top5": 0.5}
     found = evaluate.evaluate("v9", [(file, 1) for file, _ in pictures], names, small_weights_file)
     assert (found["top1"], found["top5"]) == (0, 1 / 8)
-    (tmp_path / "no.safetensors").symlink_to(small_weights_file)
-    with pytest.raises(DataError, match=r"^no compiler$"):
-        evaluate.evaluate("v9", pictures, names, tmp_path / "no.safetensors")
+    for name, reason in ("no", "no compiler"), ("killed", "v9: exit code 9"):
+        (tmp_path / f"{name}.safetensors").symlink_to(small_weights_file)
+        with pytest.raises(DataError, match=f"^{reason}$"):
+            evaluate.evaluate("v9", pictures, names, tmp_path / f"{name}.safetensors")
 
 
 def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, monkeypatch, capsys, small_weights_file):
@@ -369,7 +373,9 @@ def test_commands_name_what_is_wrong_in_one_line(tmp_path, rng, monkeypatch, cap
     for module, arguments, message in (
         (train, ["--data", tmp_path / "none"], "cannot be read"),
         (train, ["--data", data], "--batch 128 must be from 2 to 4, the number of pictures"),
+        (train, ["--data", data, "--batch", 1], "--batch 1 must be from 2 to 4, the number of pictures"),
         (train, ["--data", data, "--rate", 0], "0 is no finite number above 0"),
+        (train, ["--data", data, "--epochs", "inf"], "inf is no finite number above 0"),
         (evaluate, ["v99", "--data", data], "there is no 'v99'"),
         (evaluate, ["--data", data, "--count", 0], "--count must be 1 or more"),
         (evaluate, ["--data", data, "--weights", tmp_path / "none"], "none holds no intact weights"),

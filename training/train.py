@@ -143,8 +143,7 @@ class Training:
 
 
 def take_over(model: nn.Module, path: Path) -> None:
-    """Take over the weights in a state dict or packed file, but for the classifier's if it has another number of
-    classes.
+    """Take over the weights in a state dict or packed file, but for a classifier of another number of classes.
 
     Raises ExportError.
     """
