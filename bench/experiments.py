@@ -16,6 +16,7 @@ from common.machine import available_cores
 from common.versions import VERSIONS
 
 SIZES = (64, 128, 192, 224, 320, 448)
+TURN = 0.2  # seconds, of scaling: after a stop, small pictures on two threads get faster for some 15 ms
 LONGEST = 30.0  # seconds; a size at which one picture would take longer is left out
 ONE_THREAD = VERSIONS[:5]  # those that have no use for a second one
 NUMPY = VERSIONS[1:4]  # those that convolve by a matrix product of NumPy's
@@ -71,12 +72,13 @@ def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes:
         for threads in sorted({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, cores})
         if threads <= cores
     }
-    entries = race(points, inputs, "scaling, threads", rounds=15, cache=True)
+    entries = race(points, inputs, "scaling, threads", rounds=15, duration=TURN, cache=True)
     seconds_per_flop = dict.fromkeys(names, 0.0)
     for size in sorted(sizes):
         fast = [name for name in names if seconds_per_flop[name] * flops(size) <= LONGEST]
         entrants = {f"{name}, {size} pixels": Entrant(name, cores) for name in fast}
-        found = race(entrants, make_inputs(size, inputs.weights), "scaling, image size", rounds=5, cache=True)
+        resized = make_inputs(size, inputs.weights)
+        found = race(entrants, resized, "scaling, image size", rounds=5, duration=TURN, cache=True)
         for extra in (item["extra_info"] for item in found if "reason" not in item):
             seconds_per_flop[extra["version"]] = extra["p50"] / extra["flops"]
         entries += found
