@@ -76,8 +76,10 @@ def refuse_to_replace(out: Path, force: bool) -> None:
         raise ExportError(f"{out} is a directory, and weights are one file: choose another --out")
     if out.exists() and not force:
         manifest = intact(out)
-        holds = f"already holds intact weights ({manifest['source']})" if manifest else "holds no intact weights"
-        raise ExportError(f"{out} {holds}; --force replaces it")
+        if not manifest:
+            own = "a checkpoint of your own is converted by: python common/export_weights.py checkpoint FILE --out NEW"
+            raise ExportError(f"{out} holds no intact weights; --force replaces it ({own})")
+        raise ExportError(f"{out} already holds intact weights ({manifest['source']}); --force replaces it")
 
 
 def intact(out: str | Path) -> dict[str, Any] | None:

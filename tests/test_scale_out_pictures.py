@@ -143,7 +143,7 @@ def test_what_is_done_and_what_is_left_is_everything_once(tmp_path_factory, numb
     assert [path for _, own in left for path in own] == [
         path for path in dict.fromkeys(names) if int(Path(path).stem) not in done
     ]
-    assert set(name for name, _ in left) <= {name for name, _ in everything}
+    assert len({name for name, _ in left}) == len(left)
     assert counts["old"] == len({*numbers} & done) and counts["old_errors"] == len({*numbers} & done & bad)
 
 
@@ -203,3 +203,36 @@ def test_results_of_another_run_are_refused(tmp_path):
             (out / "x.parquet").write_bytes(content)
         (row,) = batches(str(tmp_path / "list"), str(out), 4, "v")
         assert row["failed"].startswith(f"{out}/x.parquet is ") and expected in row["failed"]
+
+
+def test_answers_written_earlier_are_never_written_over(tmp_path):
+    """Two pictures done, two more found before them in the same batch, the first answers removed: nothing is lost."""
+    out, source = tmp_path / "out", tmp_path / "list"
+    Store(str(out)).prepare()
+    for names in (["c", "d"], ["a", "b", "c", "d"]):
+        source.write_text("\n".join(f"/{name}.jpg" for name in names))
+        for name, own in listed(source, out, 4)[0]:
+            write(out, name, [(path, False) for path in own])
+    oldest, _ = sorted(out.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    oldest.unlink()
+    ((name, own),) = listed(source, out, 4)[0]
+    assert own == ["/c.jpg", "/d.jpg"] and not (out / f"{name}.parquet").exists()
+
+
+def test_answers_of_another_job_are_no_pictures(tmp_path, rng):
+    make_pictures(tmp_path / "zoo", rng, 2)
+    answers = pa.table({"path": ["x", "y"]}).replace_schema_metadata({"made_by": "v6 0"})
+    (tmp_path / "predictions").mkdir()
+    pq.write_table(answers, tmp_path / "predictions" / "1.parquet")
+    assert len(list(find(str(tmp_path), NOWHERE))) == 2
+
+
+def test_rows_without_a_path_are_named_by_number(tmp_path):
+    file = tmp_path / "some.parquet"
+    pq.write_table(pa.table({"path": [None, "x", None], "bytes": [b"1", b"2", b"3"]}), file, row_group_size=2)
+    assert [picture.path for picture in find(str(file), NOWHERE)] == [f"{file}#0", "x", f"{file}#2"]
+
+
+def test_a_list_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "list").write_text("/a.jpg\n/b.jpg\n", encoding="utf-8-sig")
+    assert [picture.path for picture in find(str(tmp_path / "list"), NOWHERE)] == ["/a.jpg", "/b.jpg"]

@@ -280,6 +280,8 @@ class TestTheFrontPage:
         return np.moveaxis(np.array(tables, dtype=object), 0, -1)
 
     def press(self, page, keys):
+        if page.execute_script("return !lab.contains(document.activeElement)"):
+            page.execute_script("lab.focus()")
         ActionChains(page).send_keys(keys).perform()
 
     def test_a_click_moves_the_window_and_a_key_the_next(self, page, sums):

@@ -266,6 +266,26 @@ def test_a_training_can_be_made_longer_until_it_cools_down(tmp_path):
         small_training(4, labels=("owls", "dogs")).resume(tmp_path)
 
 
+def test_a_damaged_checkpoint_makes_room_for_the_one_before(tmp_path, capsys):
+    begun = small_training(4)
+    begun.step = begun.cool_down
+    begun.save(tmp_path / "before_cool_down.pt")
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "before_cool_down.pt").read_bytes()[:100_000])
+    again = small_training(4)
+    again.resume(tmp_path)
+    assert again.step == begun.cool_down and "checkpoint.pt is damaged" in capsys.readouterr().err
+    (tmp_path / "before_cool_down.pt").unlink()
+    with pytest.raises(DataError, match="no intact checkpoint"):
+        small_training(4).resume(tmp_path)
+
+
+def test_pictures_with_16_bits_of_gray_are_not_clipped(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    (pixels,) = batches.decode([(tmp_path / "ramp.png", 0)]).pixels
+    assert abs(pixels.double().mean() - 127.5) < 1
+
+
 def test_a_fine_tuning_is_not_begun_anew_with_other_epochs(tmp_path):
     torch.save(small_training(1).model.state_dict(), tmp_path / "resnet50.pth")
     begun = small_training(1, start=tmp_path / "resnet50.pth")

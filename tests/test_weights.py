@@ -46,7 +46,7 @@ def error(path, call):
         call(path)
     message = str(caught.value)
     assert type(caught.value).__name__ == "WeightsError" and "\n" not in message, repr(caught.value)
-    assert str(path) in message and f"python common/export_weights.py --force --out {shlex.quote(str(path))}" in message
+    assert str(path) in message and f"python common/export_weights.py --out {shlex.quote(str(path))}" in message
     return message
 
 

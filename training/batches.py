@@ -10,8 +10,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from common.versions import VERSIONS, load_version
 from common.weights_file import IMAGENET_V1
 from training.pictures import DataError, Labelled
+
+to_rgb = load_version(VERSIONS[0]).image.to_rgb  # 16 bits of gray, too, as the versions see them
 
 SIDE = 64  # pixels: Tiny ImageNet's
 SHIFT = 6  # pixels: the most by which a picture is moved
@@ -28,7 +31,7 @@ def decode(pictures: Labelled) -> Dataset:
     for number, (file, _) in enumerate(tqdm(pictures, "decoding", disable=None)):
         try:
             with Image.open(file) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                upright = to_rgb(ImageOps.exif_transpose(picture))
                 square = ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BILINEAR)
         except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over
             raise DataError(f"{file}: not a readable picture ({' '.join(str(error).split())})") from None

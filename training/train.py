@@ -123,14 +123,21 @@ class Training:
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "recipe": self.recipe,
                  "step": self.step, "steps": self.steps, "cool_down": self.cool_down, "seconds": self.seconds,
                  "log": self.log}  # fmt: skip
-        torch.save(state, f"{path}.unfinished")
+        with open(f"{path}.unfinished", "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(f"{path}.unfinished", path)
 
     def resume(self, directory: Path) -> None:
         """Go on from the last checkpoint there that leads to `steps` steps. Raises DataError if none does."""
         found = [path for name in ("checkpoint.pt", "before_cool_down.pt") if (path := directory / name).exists()]
         for path in found:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            try:
+                state = torch.load(path, map_location=self.device, weights_only=True)
+            except Exception as error:  # torch raises whatever a damaged file makes it trip over
+                print(f"{path} is damaged ({' '.join(str(error).split())[:80]})", file=sys.stderr)
+                continue
             if state["recipe"] != self.recipe:
                 raise DataError(f"{path} is of a training with other pictures or options; choose another --out")
             if state["steps"] == self.steps or state["step"] <= min(state["cool_down"], self.cool_down):
@@ -139,7 +146,10 @@ class Training:
                 self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
                 return
         if found:
-            raise DataError(f"{directory} is too far on for other --epochs than it began with; choose another --out")
+            raise DataError(
+                f"{directory} has no intact checkpoint, or is too far on for other --epochs than it began with; "
+                "choose another --out"
+            )
 
 
 def take_over(model: nn.Module, path: Path) -> None:

@@ -35,7 +35,7 @@ def read_manifest(weights_file: str | Path) -> dict:
                     raise ValueError(f"{name} is {found.get_dtype()} {found.get_shape()}, not float32 {list(shape)}")
             return manifest
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        command = f"python common/export_weights.py --force --out {shlex.quote(str(weights_file))}"
+        command = f"python common/export_weights.py --out {shlex.quote(str(weights_file))}"
         raise WeightsError(f"{weights_file} cannot be used ({error}); to mend it: {command}") from None
 
 

@@ -20,7 +20,7 @@ myst_fence_as_directive = ["math"]
 myst_heading_anchors = 6  # the anchors that a code host gives to headings
 html_math_renderer = "katex"
 highlight_language = "none"  # a block that does not name its language
-pygments_style, pygments_dark_style = "friendly", "github-dark"
+pygments_style, pygments_dark_style = "default", "github-dark"
 
 html_theme = "furo"
 html_static_path = ["static"]

@@ -29,6 +29,17 @@ def functions(lines: list[str]) -> dict[str, list[int]]:
     return {node.name: [node.lineno, node.end_lineno] for node in reversed(found)}
 
 
+def changed_functions(old: list[str], new: list[str]) -> dict[str, list[int]]:
+    """Those of `functions(new)` that have changed lines."""
+    matcher = difflib.SequenceMatcher(None, old, new)
+    hunks = [(start, max(end, start + 1)) for tag, _, _, start, end in matcher.get_opcodes() if tag != "equal"]
+    return {
+        name: [first, last]
+        for name, (first, last) in functions(new).items()
+        if any(start < last and end >= first for start, end in hunks)
+    }
+
+
 def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict:
     """The diff of two directories, {name: lines} each, without their articles: what static/steps.js draws."""
     diff, changed, unchanged, places = [], [], [], {}
@@ -43,7 +54,7 @@ def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dic
         diff += difflib.unified_diff(old or [], new or [], *labels, lineterm="")
         changed.append([name, changed_lines(old or [], new or []), name not in NOT_COUNTED])
         if name.endswith(".py"):
-            places[name] = functions(new or [])
+            places[name] = changed_functions(old or [], new or [])
     count = sum(lines for _, lines, counted in changed if counted)
     text = "\n".join(diff) + "\n"
     return {"diff": text, "files": changed, "count": count, "unchanged": unchanged, "functions": places}

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from multiprocessing.connection import wait
 from pathlib import Path
 from socket import socket
 from threading import Lock
@@ -50,6 +51,8 @@ class Workers:
         if name != SLOW and self.turn.locked():
             yield {"status": "waits for another picture"}
         with nullcontext() if name == SLOW else self.turn:
+            if name != SLOW and wait([client], 0):  # hung up while waiting: the process stays warm
+                return
             if not (worker := self.kept.pop(name, None)) or not worker.alive():
                 yield {"status": "starts; the first time it compiles, which takes seconds" if name > "v5" else "starts"}
                 worker = Worker(name, self.weights)

@@ -206,6 +206,12 @@ def run(arguments: argparse.Namespace) -> dict:
                 cv2.imshow("ResNet-50", frame)
                 if cv2.waitKey(1) & 0xFF == ord("q"):
                     break
+        else:
+            end = 0 if camera else int(capture.get(cv2.CAP_PROP_POS_FRAMES))
+            if writer and end > seen:  # the clip ended while the last one was recognised
+                writing.result()
+                write(writer, frame, end - seen)
+                seen = end
     except KeyboardInterrupt:  # what is written so far is a whole film once it is closed
         if not labelled:
             raise

@@ -139,7 +139,7 @@ def find_files(source: str) -> Iterator[str]:
             yield source
         elif kind == "file":
             with store.open() as file:
-                for line in io.TextIOWrapper(file, "utf-8", "surrogateescape"):
+                for line in io.TextIOWrapper(file, "utf-8-sig", "surrogateescape"):
                     if name := line.strip("\r\n"):
                         yield Store(name).uri
         elif not glob.has_magic(path):
@@ -156,10 +156,15 @@ def find_files(source: str) -> Iterator[str]:
 
 
 def find_rows(file: str) -> Iterator[Picture]:
-    """Yield the rows of a Parquet file, named by its column `path`, else by number. A damaged file is a picture."""
+    """Yield the rows of a Parquet file, named by its column `path`, else by number. A damaged file is a picture.
+
+    The answers of a job like this one, which may lie among the pictures, are none.
+    """
     try:
         with Store(file).open() as stream:
             parquet, first = pq.ParquetFile(stream), itertools.count()
+            if b"made_by" in (parquet.schema_arrow.metadata or {}):  # the answers of another job
+                return
             has_path = "path" in parquet.schema_arrow.names
             for group in range(parquet.num_row_groups):
                 rows = itertools.count()
@@ -168,7 +173,9 @@ def find_rows(file: str) -> Iterator[Picture]:
                         yield Picture(f"{text(file)}#{next(first)}", file, group, row)
                     continue
                 for part in parquet.iter_batches(row_groups=[group], columns=["path"]):
-                    yield from (Picture(str(path), file, group, next(rows)) for path in part[0].to_pylist())
+                    for path, number in zip(part[0].to_pylist(), first):
+                        name = f"{text(file)}#{number}" if path is None else str(path)
+                        yield Picture(name, file, group, next(rows))
     except (OSError, pa.ArrowException):
         yield Picture(text(file), file)
 
@@ -213,8 +220,8 @@ def parquet_contents(file, group, pictures):
 def batches(source: str, out: str, size: int, made_by: str) -> Iterator[dict]:
     """Yield as rows the batches of pictures that `out` does not hold yet.
 
-    A batch is named after all its pictures, done or not, so that it has the same name whenever it is listed. What is
-    known of each path is kept in a temporary file, not in memory.
+    A batch is named after its pictures that are not done, so that no two have a name, nor one and what is written
+    already. What is known of each path is kept in a temporary file, not in memory.
     """
     known = sqlite3.connect("")
     known.execute("create table done (path primary key, error) without rowid")
@@ -236,7 +243,6 @@ def batches(source: str, out: str, size: int, made_by: str) -> Iterator[dict]:
             known.executemany("insert or ignore into done values (?, ?)", rows)
         pictures = filter(new, find(source, out))
         while batch := list(itertools.islice(pictures, size)):
-            name = hashlib.sha256("\0".join(picture.path for picture in batch).encode()).hexdigest()[:32]
             left = []
             for picture in batch:
                 done = known.execute("select error from done where path = ?", picture[:1]).fetchone()
@@ -244,6 +250,7 @@ def batches(source: str, out: str, size: int, made_by: str) -> Iterator[dict]:
                 counts["old_errors"] += done is not None and done[0]
                 left += [picture] if done is None else []
             if left:
+                name = hashlib.sha256("\0".join(picture.path for picture in left).encode()).hexdigest()[:32]
                 yield row(name, left)
         yield row("", [])
     except SourceError as error:

@@ -141,7 +141,11 @@
     if (done) {
       light(matrix[at.place][at.k]);
       columns.forEach((row) => light(row[at.k]));
-      matrix[at.place][at.k].scrollIntoView({block: "nearest", inline: "nearest"});
+      const cell = matrix[at.place][at.k], box = cell.closest(".wide"); // scroll the matrix alone, not the page
+      const left = cell.getBoundingClientRect().left - box.getBoundingClientRect().left;
+      if (left < 0 || left + cell.offsetWidth > box.clientWidth) {
+        box.scrollLeft += left - box.clientWidth / 2;
+      }
     }
   }
 
@@ -212,7 +216,7 @@
   }
 
   const KEYS = {ArrowRight: "step", ArrowLeft: "back", ArrowDown: "window", " ": "play", Home: "start"};
-  document.addEventListener("keydown", (event) => {
+  lab.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, select, textarea, summary, a") || (event.target.closest("button") && event.key === " ");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) {
       return;

@@ -85,6 +85,14 @@
     });
     pane.querySelectorAll(".here").forEach((other) => other.classList.remove("here"));
     (row ?? wrapper).classList.add("here");
+    const reading = scrollY; // on a phone, "Article" leads back to it
+    const back = document.querySelector(".step-jump a[href='#']");
+    if (back) {
+      back.onclick = (event) => {
+        event.preventDefault();
+        scrollTo(0, reading);
+      };
+    }
     (row ?? wrapper).scrollIntoView({block: row ? "center" : "start"});
   }
 
