@@ -157,7 +157,7 @@ def version_kernel(version, task: Task, isa) -> Kernel:
     else:
         winograd = version.winograd
         tiling = {"size": winograd.tile_size(isa, x, out) or 2, "stride": layer.stride}  # 2: for any layer
-        tiles = plan.take("tiles", (*winograd.tiled_shape(isa, x, out, **tiling), layer.in_shape[2]), isa.width)
+        tiles = plan.take("tiles", (*winograd.tiled_shape(isa, out, **tiling), layer.in_shape[2]), isa.width)
         steps = [
             version.codegen.Step(f"{layer.name}.transform", winograd.winograd_input, x, tiles, tiling),
             version.codegen.Step(layer.name, winograd.winograd_conv2d, tiles, out, tiling),

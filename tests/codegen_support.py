@@ -125,7 +125,7 @@ def note_convolution(operators, rng, case, lanes=None):
     bias = rng.standard_normal(out_channels).astype(np.float32)
     if size:
         tiling = {"size": size, "stride": stride}
-        tiles = operators.take(*version.winograd.tiled_shape(isa, x, out, **tiling), in_channels)
+        tiles = operators.take(*version.winograd.tiled_shape(isa, out, **tiling), in_channels)
         transformed = version.winograd.transform_weights(weight.astype(np.float64), **tiling)
         operators.note(version.winograd.winograd_input, x, tiles, **tiling)
         operators.note(version.winograd.winograd_conv2d, tiles, out, transformed, bias, **tiling)

@@ -127,7 +127,8 @@ time.sleep(0.1)
 
 
 def run_python(code, weights_file):
-    command = [sys.executable, "-c", RUN + code, V6.directory, weights_file]
+    quiet = "ignore:This process:DeprecationWarning"  # Python 3.12 warns of any fork beside threads
+    command = [sys.executable, "-W", quiet, "-c", RUN + code, V6.directory, weights_file]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

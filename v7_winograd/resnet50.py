@@ -158,7 +158,7 @@ class Network:
         return out
 
     def winograd_conv(self, x, conv, bn, out, **tiling):
-        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, x, out, **tiling), x.channels)
+        tiles = self.take(f"{conv}.transform", *tiled_shape(self.isa, out, **tiling), x.channels)
         self.note(tiles.name, winograd_input, x, tiles, **tiling)
         self.note(conv, winograd_conv2d, tiles, out, bn, **tiling)
         self.plan.release(tiles)

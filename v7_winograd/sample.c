@@ -165,7 +165,9 @@ static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x4(
     *(vector *)(result + 4056) = sum0_3_1;
 }
 
-static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_4x4_output(const float *product, const float *bias, float *result) {
+static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_4x4_output(
+    const float *product, const float *bias, float *result
+) {
     const vector d0_0 = *(vector *)product;
     const vector d1_0 = *(vector *)(product + 672);
     const vector d2_0 = *(vector *)(product + 1344);
@@ -286,9 +288,9 @@ static void winograd4_64x504x14_to_64x56x56(
                 const float *bias = weights + panel * 16 + v * 8;
                 const float *product = products + v * 4032;
                 float *result = output + (panel * 2 + v) * 25088 + 0;
-                for (long y = 0; y < 14; y += 1) {
-                    if (y / 1 == strip) {
-                        long row = y - strip * 1;
+                for (long row = 0; row < 1; row += 1) {
+                    long y = strip * 1 + row;
+                    if (y >= 0 && y < 14) {
                         for (long x = 0; x < 14; x += 1) {
                             winograd4_64x504x14_to_64x56x56_4x4_output(product + (row * 14 + x) * 8, bias,
                                 result + (y * 448 + x * 8) * 4);

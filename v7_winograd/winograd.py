@@ -39,7 +39,7 @@ from ops import (
 Matrix = list[list[Fraction]]
 
 POINTS = (0, 1, -1, 2, -2)  # of the derivation, which evaluates polynomials there, and at infinity
-PRODUCT_BYTES = 512 * 1024  # of a panel's products, at most: they lie on the stack of a thread, which has 1 MiB
+PRODUCT_BYTES = 512 * 1024  # of a panel's products, at most: they lie on a thread's stack, and a worker's has 1 MiB
 WAIT = 1.5  # vectors multiplied and added in the time in which one weight arrives from memory
 TRANSFORM = 28  # multiply-adds in the time in which one number is transformed, loaded and stored
 
@@ -50,9 +50,9 @@ def side(size: int, stride: int) -> int:
 
 
 def tile_size(isa: Isa, x: Buffer, out: Buffer, stride: int = 1) -> int | None:
-    """Return the size of tiles with which a 3x3 convolution is fastest, or None if it is without Winograd.
+    """Return the size of tiles with which a 3x3 convolution should be fastest, or None if it is without Winograd.
 
-    The estimates count multiply-adds for each pair of channels. More weights must save a tenth.
+    The estimates count multiply-adds for each pair of channels. More weights must save a twelfth.
     """
     wait = WAIT * isa.width
     best, least = None, 9 * max(out.height * out.width, wait)
@@ -60,7 +60,7 @@ def tile_size(isa: Isa, x: Buffer, out: Buffer, stride: int = 1) -> int | None:
         positions, tiles = side(size, stride) ** 2, ceil(out.height / size) * ceil(out.width / size)
         transforms = TRANSFORM * (1 / x.channels + 1 / out.channels)
         estimate = positions * (max(tiles, wait) + tiles * transforms)
-        if products_fit(isa, out, size, stride) and estimate < 0.9 * least:
+        if products_fit(isa, out, size, stride) and estimate < 11 / 12 * least:
             best, least = size, estimate
     return best
 
@@ -71,7 +71,7 @@ def products_fit(isa, out, size, stride, rows=1):
     return 4 * numbers <= min(isa.l2 // 2, PRODUCT_BYTES)
 
 
-def tiled_shape(isa: Isa, x: Buffer, out: Buffer, size: int, stride: int) -> tuple[int, int]:
+def tiled_shape(isa: Isa, out: Buffer, size: int, stride: int) -> tuple[int, int]:
     """Return (height, width) of the transformed input: a column for each tile of a strip, a row for each position.
 
     A strip is some rows of tiles; the strips follow one another. All weights are read once for each strip. If there are
@@ -191,22 +191,22 @@ def output_tile(name, products, out, size, stride, height, width):
 
 
 def tile_function(name, parameters, body):
-    return [*braces(f"static __attribute__((noinline)) void {name}({parameters})", body), ""]
+    return [f"static __attribute__((noinline)) void {name}(", f"    {parameters}", *braces(")", body), ""]
 
 
-def each_tile(extents, size, strip, transform):
-    """Write the loops over the tiles of strip number `strip`, which has so many rows, of an output of these extents.
+def each_tile(extents, size, rows, transform):
+    """Write the loops over the tiles of strip number `strip`, of so many rows, of an output of these extents.
 
     transform(height, width) returns the lines for a tile with so many outputs: those at the right and bottom edge may
     have fewer. In these lines y and x number the tiles, and `row` the strip's rows.
     """
     lines = []
     for height, first_y, end_y in edges(extents[0], size):
-        row = [f"long row = y - strip * {strip};"]
+        row = []
         for width, first_x, end_x in edges(extents[1], size):
             row += loop("x", first_x, end_x, 1, transform(height, width))
-        lines += loop("y", first_y, end_y, 1, braces(f"if (y / {strip} == strip)", row))
-    return lines
+        lines += braces(f"if (y >= {first_y} && y < {end_y})", row)
+    return loop("row", 0, rows, 1, [f"long y = strip * {rows} + row;", *lines])
 
 
 def edges(extent, size):
@@ -220,14 +220,14 @@ def both_sides(matrix, read, write):
 
     read(row, column) returns an input, or None for zero; write(row, column, value) the lines that take a result.
     """
-    side, lines = len(matrix[0]), []
-    for column in range(side):
-        inputs = {f"d{row}_{column}": read(row, column) for row in range(side)}
+    extent, lines = len(matrix[0]), []
+    for column in range(extent):
+        inputs = {f"d{row}_{column}": read(row, column) for row in range(extent)}
         lines += [f"const vector {name} = {value};" for name, value in inputs.items() if value]
         terms = [name if value else None for name, value in inputs.items()]
         lines += [f"const vector t{row}_{column} = {weighted_sum(matrix[row], terms)};" for row in range(len(matrix))]
     for row in range(len(matrix)):
-        terms = [f"t{row}_{column}" for column in range(side)]
+        terms = [f"t{row}_{column}" for column in range(extent)]
         for column in range(len(matrix)):
             lines += write(row, column, weighted_sum(matrix[column], terms))
     return lines

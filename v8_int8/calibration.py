@@ -123,7 +123,13 @@ def measure(weights_file, steps: list, image_size: int, pictures: list[Path], th
         }
     ranges = dict.fromkeys(measured(steps), 0.0)
 
-    def look(path):
+    def load(path):
+        try:
+            return load_image(path, preprocessing)
+        except ImageError as error:
+            raise CalibrationError(f"no calibration: {error}") from None
+
+    def look(image):
         """Return what one picture makes larger."""
         larger = {}
 
@@ -134,16 +140,12 @@ def measure(weights_file, steps: list, image_size: int, pictures: list[Path], th
             if step.name in ranges and beyond(size, ranges[step.name]):
                 larger[step.name] = float(np.percentile(size, PERCENTILE))
 
-        try:
-            image = load_image(path, preprocessing)
-        except ImageError as error:
-            raise CalibrationError(f"no calibration: {error}") from None
         with np.errstate(all="ignore"):
             forward(steps, weights, image, record)
         return larger
 
     with ThreadPoolExecutor(threads) as pool:  # NumPy works outside of Python's lock
-        for larger in pool.map(look, pictures):
+        for larger in pool.map(look, map(load, pictures)):  # warnings may be caught in one thread only
             ranges.update({name: max(found, ranges[name]) for name, found in larger.items()})
     zeros = {step.name: step.zero for step in steps}
     ranges = {name: found if found > SMALLEST else LARGEST for name, found in ranges.items()}

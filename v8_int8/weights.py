@@ -93,9 +93,8 @@ def quantized(weight, bias, step, scales):
     """
     if step.x.channels == 4:  # a pixel of the picture has a channel more, a row of the kernel a pixel
         weight = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
-    (x, x_zero), *residual = (scales[name] for name in step.reads)
+    (x, x_zero), (residual, residual_zero), *_ = [*(scales[name] for name in step.reads), (0, 0)]
     out, out_zero = scales.get(step.name, (1, 0))  # the logits are no bytes
-    residual, residual_zero = residual[0] if residual else (0, 0)
     bias = bias + out_zero * out - residual_zero * residual
     weight, scale = to_bytes(weight, abs(bias) / x / 2**29)
     bias = np.rint(bias / (scale * x)) - x_zero * weight.sum(axis=(1, 2, 3))
