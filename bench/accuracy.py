@@ -51,7 +51,8 @@ def measured(name, inputs, labelled, classes):
                 images = [load_image(file, manifest["preprocessing"]) for file, _ in batch]
                 times, logits = worker.ask("answers", images)
                 right = np.array([label[classes[number]] for _, number in batch])[:, None]
-                ranks += (logits > np.take_along_axis(logits, right, 1)).sum(axis=1).tolist()
+                # Itself counts as one that is not smaller; a tie is no recognition.
+                ranks += ((logits >= np.take_along_axis(logits, right, 1)).sum(axis=1) - 1).tolist()
                 seconds += times
                 if not np.isfinite(logits).all():
                     raise WorkerError("logits that are not finite")

@@ -1,7 +1,7 @@
 // What this machine can do at most: fused multiply-adds from registers, and bytes read from memory.
 #include <stddef.h>
 
-enum { BYTES = __BIGGEST_ALIGNMENT__ };  // of a vector: 64 with AVX-512, 32 with AVX, else 16
+enum { BYTES = __BIGGEST_ALIGNMENT__ < 16 ? 16 : __BIGGEST_ALIGNMENT__ };  // of a vector: 64 with AVX-512, 32 with AVX
 enum { LANES = BYTES / 4, ACCUMULATORS = 12 };  // 12 chains hide a latency of 4-6 cycles on 2 units, in 16 registers
 
 typedef float vector __attribute__((vector_size(BYTES)));

@@ -1,9 +1,9 @@
 """The other engines: each runs torchvision's network with our weights and returns its forward.
 
 Install them with `make bench-peers`. Their libraries are imported only when they are built, each in a process of its
-own; the memory of all includes PyTorch's, which describes the network. A forward takes our (size, size, 3) float32
-picture and returns (num_classes,) float32 logits, as ours do; turning the picture to their channels-first layout is
-part of what is timed (0.1 ms at 224).
+own; the memory of those in float32 includes PyTorch's, which describes the network. A forward takes our (size, size, 3)
+float32 picture and returns (num_classes,) float32 logits, as ours do; turning the picture to their channels-first
+layout is part of what is timed (0.1 ms at 224).
 """
 
 import os

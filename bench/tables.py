@@ -484,9 +484,9 @@ def ladder_isas(results: dict) -> list[str]:
 
 
 def ladder_rows(results: dict, isa: str | None = None) -> dict[str, dict[str, dict]]:
-    """{rung: {layer: row}} of an instruction set: AVX2, which the article is about, if measured, else the best."""
+    """{rung: {layer: row}} of an instruction set, the best unless named."""
     found = ladder_isas(results)
-    isa = isa or ("avx2" if "avx2" in found else next(iter(found), None))
+    isa = isa or next(iter(found), None)
     rows: dict[str, dict[str, dict]] = {}
     for row in group(results, f"ladder, {isa}"):
         rows.setdefault(row["rung"], {})[row["layer"]] = row

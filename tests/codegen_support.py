@@ -50,6 +50,7 @@ def check_network(model, weights_file, rng):
     found = {}
     found["logits"] = model.forward(image, probe=found.__setitem__)
     assert list(found) == list(expected)
+    model.forward(-image)  # what was given out before stays as it was
     for name, array in expected.items():
         assert_close(found[name], array, name)
         assert found[name].dtype == np.float32

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench import check, peak, peers, quantize
 from bench.allocations import counted_allocations
 from bench.check import TOLERANCE, WrongOutput, check_bytes, check_logits, check_output
+from bench.child import Child
 from bench.inputs import InputError, make_inputs, picture
 from bench.reference import reference_activations, reference_logits
 from bench.worker import Worker
@@ -98,6 +99,27 @@ def test_few_random_logits_in_bytes_may_be_far_off(rng, monkeypatch):
     assert check_output("v8_int8", plain.copy(), SimpleNamespace(logits=right)) == pytest.approx(3)
     with pytest.raises(WrongOutput, match="off by"):
         check_output("openvino-int8", plain.copy(), SimpleNamespace(logits=right))
+
+
+def test_plain_c_is_asked_for_anew_for_other_weights_or_sizes_and_is_plain(monkeypatch, small_weights_file):
+    asked = []
+
+    class Noted:
+        def __init__(self, name, inputs, **options):
+            asked.append((inputs.weights, inputs.size, options["isa"]))
+
+        __enter__, __exit__ = lambda self: self, lambda *_: None
+
+        def ask(self, *_):
+            return [], len(asked)
+
+    monkeypatch.setattr(check, "Worker", Noted)
+    monkeypatch.setattr(check, "known_plain", {})
+    pairs = [("a", 32), ("b", 32), ("a", 64), ("a", 32)]
+    numbers = [check.plain_logits("v8_int8", SimpleNamespace(weights=path, size=size)) for path, size in pairs]
+    assert numbers == [1, 2, 3, 1] and asked == [(*pair, "generic128") for pair in pairs[:3]]
+    child = Child("v8_int8", small_weights_file, picture(32), 1, isa=check.PLAIN)
+    assert child.model.network.isa.width == 4
 
 
 def test_version_8_and_the_engines_in_int8_pass(weights_file, tmp_path, monkeypatch):

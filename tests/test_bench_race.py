@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,12 +42,46 @@ def test_race_interleaves_checks_every_turn_and_loses_only_who_fails(inputs, tmp
     assert [entry["name"] for entry in entries] == ["wrong", "wrong_later", "dies_later", "dies_last", "slow", "fast"]
     assert all("exit status 9" in entry["reason"] for entry in entries[2:4])
     turns = (tmp_path / "log").read_text()[8:-4]  # the first four are checks, the last two count faults and arrays
-    assert set(zip(*[iter(turns)] * 6)) <= {tuple("sssfff"), tuple("fffsss")} and len(turns) == 24
+    assert set(zip(*[iter(turns)] * 6)) == {tuple("sssfff"), tuple("fffsss")} and len(turns) == 24
     for benchmark, least in zip(entries[4:], (0.02, 0.005)):
         stats, extra = benchmark["stats"], benchmark["extra_info"]
-        assert stats["rounds"] == len(stats["data"]) == 4 and stats["min"] >= least and extra["p50"] >= least
+        assert stats["rounds"] == len(stats["data"]) == 4 and extra["calls"] == 4 * 2  # a turn's first is not timed
+        assert stats["min"] >= least and extra["p50"] >= least
         assert extra["gflops"] == pytest.approx(inputs.flops / stats["median"] / 1e9)
         assert benchmark["group"] == "race, 1 thread" and extra["max_abs_error"] < 1e-6 and extra["arrays"] == 0
+
+
+def test_who_is_quick_runs_as_often_as_asked(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "QUICK", 0.02)
+    make_version(tmp_path, "quick")
+    make_version(tmp_path, "slower", "time.sleep(0.03)\nreturn y")
+    entrants = {name: race.Entrant(name) for name in ("quick", "slower")}
+    found = race.race(entrants, inputs, "race, 1 thread", rounds=3, calls=14)
+    assert [entry["extra_info"]["calls"] for entry in found] == [3 * 5, 3 * 2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads process states from Linux's /proc")
+def test_who_is_not_running_is_stopped(inputs, tmp_path):
+    file = tmp_path / "process"
+    make_version(tmp_path, "spins", f"open({str(file)!r}, 'w').write(str(os.getpid()))\nreturn y")
+    look = f"state = open('/proc/' + open({str(file)!r}).read() + '/stat').read().split()[2]"
+    look += "\nassert self.calls > 7 or state == 'T'"  # at last it runs for its resources alone
+    make_version(tmp_path, "looks", f"{look}\nreturn y")
+    found = race.race({name: race.Entrant(name) for name in ("spins", "looks")}, inputs, "race, 1 thread", rounds=1)
+    assert [entry["name"] for entry in found] == ["spins", "looks"] and "stats" in found[1], found
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="needs two cores")
+def test_each_process_has_a_core_of_its_own_and_each_is_checked(inputs, tmp_path):
+    cores = tmp_path / "cores"
+    cores.mkdir()
+    note = f"open({str(cores)!r} + f'/{{sorted(os.sched_getaffinity(0))}}', 'w')"
+    make_version(tmp_path, "where", f"{note}\nreturn y")
+    make_version(tmp_path, "second_wrong", "return y + (max(os.sched_getaffinity(0)) != min(self.all))",
+                 "self.all = sorted(os.sched_getaffinity(os.getppid()))")  # fmt: skip
+    entrants = {name: race.Entrant(name, processes=2) for name in ("where", "second_wrong")}
+    failed, _ = race.race(entrants, inputs, "throughput", rounds=1)
+    assert len(list(cores.iterdir())) == 2 and failed["name"] == "second_wrong" and "off by" in failed["reason"]
 
 
 def test_what_takes_minutes_runs_once(inputs, tmp_path, monkeypatch):

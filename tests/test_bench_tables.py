@@ -119,6 +119,13 @@ def test_sections(found, name, expected):
     assert expected in text
 
 
+def test_a_layer_beside_its_floor(found):
+    lines = [" ".join(line.split()) for line in tables.profile(found, "v5_codegen").text("pipe").splitlines() if line]
+    rows = {line.split()[1]: line for line in lines if line.startswith("| ")}
+    assert rows["conv1"].endswith("| 2.00 | 0.2% | 118 | 1.69 | arithmetic | 0 |"), rows["conv1"]
+    assert rows["fc"].endswith("| 2.05 | 2.44 | memory | 0 |"), rows["fc"]
+
+
 def test_without_labelled_pictures_there_is_no_accuracy(found):
     found["benchmarks"] = [b for b in found["benchmarks"] if b["group"] != "accuracy"]
     assert "Accuracy:" not in tables.race(found).text("pipe") and not tables.accuracy(found).rows

@@ -116,10 +116,14 @@ def test_every_compiler_says_what_the_machine_has(command, monkeypatch):
 
 def test_cache_sizes_are_what_the_system_says(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "Path", lambda name: tmp_path / name.rpartition("/cpu0/cache/")[2])
-    (tmp_path / "index0").mkdir()
-    (tmp_path / "index0" / "size").write_text("48K\n")
+    for index, size in ((0, "48K\n"), (1, "32K\n")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(size)
     isa = compiler.Compiler().isa("generic128")
     assert (isa.l1, isa.l2) == (48 * 1024, ISA.l2)  # and what it says nothing of stays as it is
+    (tmp_path / "index2").mkdir()
+    (tmp_path / "index2" / "size").write_text("1024K\n")
+    assert compiler.Compiler().isa("generic128").l2 == 1024 * 1024
 
 
 def test_the_wheel_is_the_last_resort(monkeypatch):

@@ -308,10 +308,25 @@ def test_probes_are_near_the_float32_network(small_weights_file, rng):
     right, found = {}, {}
     v6.forward(image, probe=right.__setitem__), v8.forward(image, probe=found.__setitem__)
     assert list(found) == list(right)
+    kept = (logits := v8.forward(image)).copy()
+    v8.forward(-image)
+    np.testing.assert_array_equal(logits, kept)
     for name, array in right.items():
         assert found[name].shape == array.shape and found[name].dtype == np.float32
         error = np.sqrt(np.mean((found[name] - array) ** 2) / np.mean(array**2))
         assert error < 0.5, f"{name}: {error}"  # 0.3 in layer4, since random weights amplify; a lost channel is 1
+
+
+def test_the_demo_models_logits_are_near_on_photographs(demo_weights):
+    """Of the calibration and three more: differences of 0.04 of the logits' own spread; 0.06 if one picture chose."""
+    preprocessing = intact(demo_weights)["preprocessing"]
+    paths = [*V8.calibration.find_pictures(V8.calibration.PICTURES), *sorted((ROOT / "samples").glob("*.jpg"))]
+    images = [V8.image.load_image(path, preprocessing) for path in paths]
+    v6 = load_version("v6_threads").resnet50.ResNet50(demo_weights, preprocessing["crop"])
+    v8 = V8.resnet50.ResNet50(demo_weights, preprocessing["crop"], cache=False)
+    right, found = (np.array([*map(model.forward, images)]) for model in (v6, v8))
+    assert np.sqrt(np.mean((found - right) ** 2) / np.mean(right.var(axis=1))) < 0.045
+    np.testing.assert_array_equal(found.argmax(axis=1), right.argmax(axis=1))
 
 
 def test_the_sample_is_what_show_prints():

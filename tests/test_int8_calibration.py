@@ -156,6 +156,12 @@ def test_a_users_pictures_stay_in_force(small_weights_file, steps, measured, own
     assert len(measured) == 4 and not capsys.readouterr().err
 
 
+def test_another_picture_size_has_scales_of_its_own(small_weights_file, steps, measured):
+    calibrate(small_weights_file, steps)
+    CALIBRATION.calibrate(small_weights_file, steps, 2 * SIZE, None, True)
+    assert len(measured) == 2
+
+
 def test_many_pictures_are_thinned_out(tmp_path, monkeypatch):
     monkeypatch.setattr(CALIBRATION, "MANY", 4)
     for number in range(11):

@@ -41,7 +41,7 @@ class Buffer:
 
     def channels_last(self) -> NDArray[np.float32]:
         """Return a copy of the activation as (height, width, channels)."""
-        return self.array.transpose(1, 2, 0, 3).reshape(self.shape)
+        return self.array.transpose(1, 2, 0, 3).copy().reshape(self.shape)
 
     def __str__(self):
         border = f"b{self.border}" if self.border else ""
