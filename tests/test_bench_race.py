@@ -192,6 +192,16 @@ def test_accuracy_counts_first_names_and_five(small_weights_file, rng):
     assert (extra["accuracy"], extra["top5"], extra["calls"]) == (1 / 7, 5 / 7, 7) and found["group"] == "accuracy"
 
 
+def test_ties_are_not_recognised(small_weights_file, monkeypatch):
+    """An engine that gives all classes the same logit knows nothing."""
+    alike = lambda self, what, images: ([0.001] * len(images), np.ones((len(images), 7)))  # noqa: E731
+    monkeypatch.setattr(accuracy.Worker, "ask", alike)
+    labelled = [(ROOT / "samples" / "cat.jpg", number) for number in range(7)]
+    classes = [f"class {number}" for number in range(7)]
+    extra = accuracy.measured("v3_preload", make_inputs(32, small_weights_file), labelled, classes)["extra_info"]
+    assert (extra["accuracy"], extra["top5"]) == (0, 0)
+
+
 def bench(*arguments):
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -226,3 +236,9 @@ def test_bad_arguments_are_one_line(arguments, message):
     done = bench(*arguments)
     assert done.returncode == 1 and message in done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [("--size", "abc"), ("--size", "31"), ("--rounds", "0"), ("--rounds", "-1")])
+def test_bad_numbers_say_what_is_allowed(arguments):
+    done = bench("profile", "v2", *arguments)
+    assert done.returncode == 2 and f"{arguments[1]} is no whole number from" in done.stderr

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from zlib import crc32
 
 import numpy as np
@@ -154,6 +156,22 @@ def test_a_users_pictures_stay_in_force(small_weights_file, steps, measured, own
     assert calibrate(small_weights_file, steps, CALIBRATION.PICTURES) == default and len(measured) == 4
     calibrate(small_weights_file, steps)
     assert len(measured) == 4 and not capsys.readouterr().err
+
+
+def test_pictures_are_read_one_at_a_time(small_weights_file, steps, monkeypatch):
+    """Reading one catches warnings, which Python can do in one thread at a time only."""
+    reading, load, read = threading.Lock(), CALIBRATION.load_image, []
+
+    def alone(*arguments):
+        assert reading.acquire(blocking=False)
+        time.sleep(0.01)
+        read.append(arguments)
+        reading.release()
+        return load(*arguments)
+
+    monkeypatch.setattr(CALIBRATION, "load_image", alone)
+    CALIBRATION.measure(small_weights_file, steps, SIZE, CALIBRATION.find_pictures(CALIBRATION.PICTURES), 3)
+    assert len(read) == 12
 
 
 def test_another_picture_size_has_scales_of_its_own(small_weights_file, steps, measured):

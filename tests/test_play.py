@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from itertools import pairwise
 from pathlib import Path
+from socket import socketpair
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -130,6 +131,15 @@ class TestVersion:
 
     def test_a_map_of_one_value(self):
         assert len(worker.feature_maps("stem", np.zeros((2, 2, 64), np.float32))["pictures"]) == 8
+
+
+def test_who_hangs_up_while_waiting_leaves_the_process_warm(small_weights_file):
+    workers, (ours, client) = play.Workers(small_weights_file), socketpair()
+    workers.kept["v2_vectorized"] = warm = object()
+    ours.close()
+    with client:
+        assert not list(workers.classify("v2_vectorized", b"", "cat", client))
+    assert workers.kept == {"v2_vectorized": warm}
 
 
 class TestServer:

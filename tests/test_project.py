@@ -26,6 +26,21 @@ def test_make_asks_for_pictures(target, name):
     assert result.returncode == 2 and f"error: {name}=PATH names the pictures" in result.stderr and not result.stdout
 
 
+@pytest.mark.parametrize("target", ["demo", "play", "scale-out", "evaluate"])
+def test_make_takes_other_weights(target, tmp_path):
+    (weights := tmp_path / "w.safetensors").touch()
+    result = make("-n", target, f"WEIGHTS={weights}", "DATA=d", "PICTURES=p")
+    assert f'--weights "{weights}"' in result.stdout, result.stderr
+    assert make("-n", target, f"WEIGHTS={weights}x", "DATA=d", "PICTURES=p").returncode == 2
+
+
+def test_make_compares_files_only(tmp_path):
+    (run := tmp_path / "a.json").touch()
+    for names in [], [f"A={run}"], [f"A={run}", f"B={run}x"]:
+        result = make("bench-compare", *names)
+        assert result.returncode == 2 and "error: A=FILE and B=FILE" in result.stderr
+
+
 @pytest.mark.parametrize(("step", "new"), [("v3 v4", "buffers.py"), ("v6 v7", "winograd.py")])
 def test_make_diff(step, new):
     a, b = step.split()

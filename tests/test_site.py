@@ -165,6 +165,14 @@ def test_the_counts_of_a_step(built, step):
     assert shown == (before.keys() | after.keys()) - {"README.md"}
 
 
+def test_functions_that_a_step_leaves_alone_are_no_places_of_its_diff():
+    places = steps.difference(files("v2_vectorized"), files("v3_preload"))["functions"]
+    assert "prepare" in places["weights.py"] and "conv2d" not in places["ops.py"] and "add" not in places["ops.py"]
+    assert steps.changed_functions([], ["def f():", "    pass"]) == {"f": [1, 2]}
+    both = ["def f():", "    a", "    b", "", "def g():", "    c"]
+    assert steps.changed_functions(both, [*both[:2], *both[3:]]) == {"f": [1, 2]}  # a line less at its end
+
+
 def test_the_diff_of_a_step(address, browser):
     browser.resize(1600)
     browser.get(f"{address}/v4_no_alloc/README.html")

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import machine
 from tests.codegen_support import V5, V6, V7, check_network, poison, random_image
 from tests.codegen_support import own_cache as own_cache
 
@@ -191,7 +190,6 @@ def test_available_cores_of_a_container(text, expected, tmp_path, monkeypatch):
     if text is not None:
         (tmp_path / "cpu.max").write_text(text)
     assert V6.threads.available_cores(tmp_path / "cpu.max") == expected
-    assert machine.available_cores(tmp_path / "cpu.max") == expected
 
 
 @linux

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from zlib import crc32
 
 import numpy as np
@@ -123,13 +124,9 @@ def measure(weights_file, steps: list, image_size: int, pictures: list[Path], th
         }
     ranges = dict.fromkeys(measured(steps), 0.0)
 
-    def load(path):
-        try:
-            return load_image(path, preprocessing)
-        except ImageError as error:
-            raise CalibrationError(f"no calibration: {error}") from None
+    reading = Lock()  # `load_image` catches warnings, which only one thread may do at a time
 
-    def look(image):
+    def look(path):
         """Return what one picture makes larger."""
         larger = {}
 
@@ -140,12 +137,17 @@ def measure(weights_file, steps: list, image_size: int, pictures: list[Path], th
             if step.name in ranges and beyond(size, ranges[step.name]):
                 larger[step.name] = float(np.percentile(size, PERCENTILE))
 
+        try:
+            with reading:
+                image = load_image(path, preprocessing)
+        except ImageError as error:
+            raise CalibrationError(f"no calibration: {error}") from None
         with np.errstate(all="ignore"):
             forward(steps, weights, image, record)
         return larger
 
     with ThreadPoolExecutor(threads) as pool:  # NumPy works outside of Python's lock
-        for larger in pool.map(look, map(load, pictures)):  # warnings may be caught in one thread only
+        for larger in pool.map(look, pictures):
             ranges.update({name: max(found, ranges[name]) for name, found in larger.items()})
     zeros = {step.name: step.zero for step in steps}
     ranges = {name: found if found > SMALLEST else LARGEST for name, found in ranges.items()}

@@ -30,13 +30,12 @@ def functions(lines: list[str]) -> dict[str, list[int]]:
 
 
 def changed_functions(old: list[str], new: list[str]) -> dict[str, list[int]]:
-    """Those of `functions(new)` that have changed lines."""
-    matcher = difflib.SequenceMatcher(None, old, new)
-    hunks = [(start, max(end, start + 1)) for tag, _, _, start, end in matcher.get_opcodes() if tag != "equal"]
+    """Those of `functions(new)` that are not in `old` as they are."""
+    before = {name: old[first - 1 : last] for name, (first, last) in functions(old).items()}
     return {
         name: [first, last]
         for name, (first, last) in functions(new).items()
-        if any(start < last and end >= first for start, end in hunks)
+        if before.get(name) != new[first - 1 : last]
     }
 
 
