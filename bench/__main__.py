@@ -43,6 +43,11 @@ EXPERIMENTS = {
         lambda inputs, a: experiments.scaling(inputs, a.threads, a.names, a.sizes),
         lambda found: [tables.threads(found), tables.sizes(found)],
     ),
+    "isas": (
+        "versions in every instruction set that this machine has",
+        lambda inputs, a: experiments.instruction_sets(inputs, a.names, a.rounds),
+        lambda found: [tables.instruction_sets(found)],
+    ),
     "ladder": (
         "one layer, from a plain loop nest to the versions' kernels; NAME: an instruction set",
         lambda inputs, a: ladder.climb(inputs, a.names, a.rounds),
@@ -97,7 +102,7 @@ def act(arguments: argparse.Namespace) -> int:
         arguments.weights = arguments.weights or SYNTHETIC  # the same on every machine
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
-        known = ladder.V5.compiler.ISAS if command == "ladder" else (*VERSIONS, *PEERS)
+        known = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7]}.get(command, (*VERSIONS, *PEERS))
         arguments.names = [named(known, name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
         return measure(arguments, [command], arguments.out or results.RUNS / default)

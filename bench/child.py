@@ -11,13 +11,16 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from bench import peers, profile
+from bench import peak, peers, profile
 from bench.allocations import counted_allocations
 from common.versions import ROOT, load_version
+
+BURSTS = 5  # of multiply-adds, 20 ms each
 
 
 def main() -> None:
@@ -61,6 +64,7 @@ class Child:
             }
             self.model = version.resnet50.ResNet50(weights, image_size=image.shape[0], **options)
             self.run = self.model.forward
+            self.flags = version.compiler.ISAS[isa].flags if isa else peak.NATIVE
         self.facts = {"startup_seconds": time.perf_counter() - start, "threads": threads, "blas": blas_threads()}
 
     def nothing(self) -> None:
@@ -100,6 +104,12 @@ class Child:
         """Seconds of a picture and of its parts, after one that warms up; see profile.one_picture."""
         self.run(self.image)
         return profile.one_picture(self.model, self.trace, self.image)
+
+    def peak(self) -> float:
+        """FLOP a second of multiply-adds alone at this moment, in the version's threads and instruction set."""
+        if not hasattr(self, "multiply_adds"):
+            self.multiply_adds = peak.multiply_adds(self.flags)
+        return median(peak.rates(self.multiply_adds, self.facts["threads"], BURSTS))
 
     def products(self) -> float:
         """Seconds of a picture's matrix products alone."""

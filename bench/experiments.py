@@ -13,10 +13,10 @@ from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
 from common.architecture import flops, layers
 from common.machine import available_cores
-from common.versions import VERSIONS
+from common.versions import VERSIONS, load_version
 
 SIZES = (64, 128, 192, 224, 320, 448)
-TURN = 0.2  # seconds, of scaling: after a stop, small pictures on two threads get faster for some 15 ms
+TURN = 0.2  # seconds at least: after a stop, small pictures on two threads get faster for some 15 ms
 LONGEST = 30.0  # seconds; a size at which one picture would take longer is left out
 ONE_THREAD = VERSIONS[:5]  # those that have no use for a second one
 NUMPY = VERSIONS[1:4]  # those that convolve by a matrix product of NumPy's
@@ -56,6 +56,21 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
     entrants += [Entrant(name, 1, cores) for name in names]
     named = {f"{e.version}, {e.processes} × {plural(e.threads, 'thread')}": e for e in entrants}
     return race(named, inputs, "throughput", rounds=3, duration=1.5)
+
+
+def instruction_sets(inputs: Inputs, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
+    """Versions that generate code, in every instruction set that this machine has; and version 4, for comparison.
+
+    Version 5 on one thread, version 6 on all cores, version 7 on both.
+    """
+    entrants, cores = {}, available_cores()
+    for name in names or VERSIONS[3:7]:
+        counts = {1} if name in ONE_THREAD else {cores} if name == VERSIONS[5] else {1, cores}
+        for count in sorted(counts):
+            for isa in load_version(name).compiler.Compiler().isas if name in VERSIONS[4:] else [None]:
+                label = ", ".join([name, plural(count, "thread"), *([isa] if isa else [])])
+                entrants[label] = Entrant(name, count, isa=isa)
+    return race(entrants, inputs, "instruction sets", rounds, duration=TURN)
 
 
 def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> list[dict]:
@@ -106,15 +121,17 @@ def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rou
                 try:
                     if turn < worker.rounds:
                         worker.resume()
-                        found[name].append([*worker.ask("profile"), worker.ask("products") if name in NUMPY else None])
+                        products = worker.ask("products") if name in NUMPY else None
+                        found[name].append([*worker.ask("profile"), products, worker.ask("peak")])
                         worker.pause()
                 except WorkerError as reason:
                     entries.append({"group": "profile", "name": name, "reason": str(reason)})
                     workers.pop(name).close()
         for name, worker in workers.items():
-            totals, parts, products = zip(*found[name])
+            totals, parts, products, peaks = zip(*found[name])
             rest = median(total - sum(part.values()) for total, part in zip(totals, parts))  # between the parts
             facts = worker.facts | {"max_abs_error": worker.error, "parts": medians(parts), "rest": rest}
+            facts["peaks"] = peaks
             if name in NUMPY:
                 facts["products"] = median(products)  # alone
             if name in VERSIONS[5:7]:  # whose difference is in these layers

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,7 +19,8 @@ from bench.inputs import InputError
 from common.machine import available_cores, find_compiler
 from common.versions import ROOT
 
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
+FLAGS = ("-O3", "-ffp-contract=fast", "-shared", "-fPIC")
+NATIVE = ("-march=native",)
 TRIALS = 12  # short ones, and the best counts: a ceiling is what the machine can do undisturbed
 ROUNDS = 8_000_000  # of multiply_add: about 20 ms, beside which starting the threads counts for nothing
 BUFFER = 64 << 20  # floats: 256 MiB, beyond any cache
@@ -45,39 +46,48 @@ def measured_peak() -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def kernels() -> dict[str, Work]:
-    """Compile peak.c. Return {"flops": work, "bandwidth": work}."""
+def compiled(flags: Sequence[str]) -> ctypes.CDLL:
+    """Compile peak.c. Exits if there is no compiler."""
     if not (compiler := find_compiler()):
         sys.exit("no C compiler: install one (on Debian: apt install gcc), or `pip install ziglang`")
     with tempfile.TemporaryDirectory() as directory:
         library = f"{directory}/libpeak.so"
-        subprocess.run([*compiler, *FLAGS, ROOT / "bench" / "peak.c", "-o", library], check=True)
+        subprocess.run([*compiler, *FLAGS, *flags, ROOT / "bench" / "peak.c", "-o", library], check=True)
         peak = ctypes.CDLL(library)
     peak.multiply_add.argtypes, peak.multiply_add.restype = [ctypes.c_size_t, ctypes.c_void_p], ctypes.c_double
     peak.read_memory.argtypes, peak.read_memory.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_float
-    data = np.ones(BUFFER + 16, dtype=np.float32)
-    aligned = data[-data.ctypes.data % 64 // 4 :]
+    return peak
 
-    def flops(part: int, parts: int) -> float:
-        return peak.multiply_add(ROUNDS, np.zeros(16, dtype=np.float32).ctypes.data)
+
+def multiply_adds(flags: Sequence[str] = NATIVE) -> Work:
+    """Return the work of some 20 ms of multiply-adds, in FLOP. flags: of the instruction set."""
+    peak = compiled(flags)
+    return lambda part, parts: peak.multiply_add(ROUNDS, np.zeros(16, dtype=np.float32).ctypes.data)
+
+
+def reading() -> Work:
+    """Return the work of reading memory, in bytes."""
+    peak, data = compiled(NATIVE), np.ones(BUFFER + 16, dtype=np.float32)
+    aligned = data[-data.ctypes.data % 64 // 4 :]
 
     def bandwidth(part: int, parts: int) -> float:
         count = BUFFER // parts // 64 * 64
         peak.read_memory(aligned.ctypes.data + 4 * part * count, count)
         return 4.0 * count
 
-    return {"flops": flops, "bandwidth": bandwidth}
+    return bandwidth
 
 
-def best_rate(work: Work, cores: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Run `work` on `cores` threads at once, TRIALS times. Return the best sum of what it did a second."""
-    best = 0.0
+def rates(work: Work, cores: int, trials: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Run `work` on `cores` threads at once, of which this is one. Return the sum of what it did a second, by trial."""
+    found = []
     with ThreadPoolExecutor(cores) as pool:
-        for _ in range(TRIALS):
+        for _ in range(trials):
             start = clock()
-            amount = sum(pool.map(work, range(cores), [cores] * cores))
-            best = max(best, amount / (clock() - start))
-    return best
+            others = [pool.submit(work, part, cores) for part in range(1, cores)]
+            amount = work(0, cores) + sum(other.result() for other in others)
+            found.append(amount / (clock() - start))
+    return found
 
 
 def software(directory: str) -> dict[str, Work]:
@@ -139,7 +149,8 @@ def inner_loop(window: list[float], kernels: list[list[float]]) -> float:
 
 if __name__ == "__main__":
     counts = {"_1": 1, "": available_cores()}
-    rates = {what + suffix: best_rate(work, n) for what, work in kernels().items() for suffix, n in counts.items()}
+    best = {"flops" + suffix: max(rates(multiply_adds(), cores, TRIALS)) for suffix, cores in counts.items()}
+    best |= {"bandwidth" + suffix: max(rates(reading(), cores, TRIALS)) for suffix, cores in counts.items()}
     with tempfile.TemporaryDirectory() as directory:
-        rates |= {what: best_rate(work, 1) for what, work in software(directory).items()}
-    print(json.dumps(rates))
+        best |= {what: max(rates(work, 1, TRIALS)) for what, work in software(directory).items()}
+    print(json.dumps(best))

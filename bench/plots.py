@@ -137,7 +137,7 @@ def layers(results: dict) -> Figure:
         products = [1e3 * sum(part.get(operator, 0) for operator in PRODUCTS) for part in parts]
         axes.bar(places, whole, color=colour(row["name"]), width=0.85, alpha=0.45)
         axes.bar(places, products, color=colour(row["name"]), width=0.85)
-        floors = [1e3 * floor(layer, results, row["threads"])[0] for layer in described]
+        floors = [1e3 * floor(layer, results, row)[0] for layer in described]
         axes.step(places, floors, where="mid", color=INK)
         axes.set_title(f"{row['name']}, {plural(row['threads'], 'thread')}", loc="left", fontsize=10)
         axes.set_ylabel("ms")

@@ -13,6 +13,7 @@ from bench.check import WrongOutput, check_output
 from bench.inputs import Inputs
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
+from common.versions import VERSIONS
 
 SLOW = 5.0  # seconds; a contender whose first picture takes longer is timed by that picture alone
 PICTURES = 3  # a turn: the first brings caches and clock speed back and is not timed
@@ -21,25 +22,34 @@ QUICK = 0.1  # seconds
 
 
 class Entrant(NamedTuple):
-    """A version or engine, its threads, and in how many processes of that many threads it works at once."""
+    """A version or engine, its threads, and in how many processes of that many threads it works at once.
+
+    isa: the instruction set of a version that has a choice; the best unless given.
+    """
 
     version: str
     threads: int = 1
     processes: int = 1
+    isa: str | None = None
 
 
 class Contender:
-    """An entrant's processes, and what they have shown so far. `rounds`: seconds a picture of all together."""
+    """An entrant's processes, and what they have shown so far.
+
+    `rounds`: seconds a picture of all together. `peaks`, of our versions: FLOP a second of multiply-adds alone, just
+    after each round's pictures.
+    """
 
     def __init__(self, entrant: Entrant, inputs: Inputs, cache: bool):
         self.entrant, self.inputs = entrant, inputs
-        self.workers, self.error, self.rounds, self.pictures = [], 0.0, [], []
+        self.workers, self.error, self.rounds, self.pictures, self.peaks = [], 0.0, [], [], []
         try:
             here = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
             for first in range(0, entrant.processes * entrant.threads, entrant.threads):
                 # Some engines bind their threads to the first cores that they may use: each process gets its own.
                 cores = here[first : first + entrant.threads] if entrant.processes > 1 else None
-                self.workers.append(Worker(entrant.version, inputs, entrant.threads, cores, cache=cache))
+                worker = Worker(entrant.version, inputs, entrant.threads, cores, cache=cache, isa=entrant.isa)
+                self.workers.append(worker)
             times = self.run(1, 0.0)
         except BaseException:
             self.close()
@@ -64,6 +74,10 @@ class Contender:
     def note(self, times: list[list[float]]) -> None:
         self.rounds.append(1 / sum(len(seconds) / sum(seconds) for seconds in times))
         self.pictures += [second for seconds in times for second in seconds]
+        if self.entrant.version in VERSIONS and self.entrant.processes == 1:
+            self.workers[0].resume()
+            self.peaks.append(self.workers[0].ask("peak"))
+            self.workers[0].pause()
 
     def take_turn(self, least: int, duration: float) -> None:
         """least: pictures, if it is quick."""
@@ -78,6 +92,8 @@ class Contender:
         facts["peak_memory"] = sum(resources["peak_memory"] for resources in found)
         facts |= {"processes": self.entrant.processes, "max_abs_error": self.error}
         facts["gflops"] = self.inputs.flops / median(self.rounds) / 1e9
+        facts |= {"peaks": self.peaks} if self.peaks else {}
+        facts |= {"isa": self.entrant.isa} if self.entrant.isa else {}
         return entry(name, group, self.rounds, extra_info(self.entrant.version, self.inputs, self.pictures, **facts))
 
     def close(self) -> None:

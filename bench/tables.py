@@ -114,6 +114,16 @@ def ceiling(results: dict, what: str, threads: int) -> float:
     return min(threads * peak[f"{what}_1"], peak[what]) if threads > 1 else peak[f"{what}_1"]
 
 
+def peaks(results: dict, row: dict) -> list[float]:
+    """FLOP a second of multiply-adds alone in each of the row's rounds; in files that lack them, the best of all."""
+    return row.get("peaks") or [ceiling(results, "flops", row["threads"])] * row["rounds"]
+
+
+def of_peak(results: dict, row: dict) -> float:
+    """The share that a version reaches of what its cores did in the same round with multiply-adds alone: the median."""
+    return median(row["flops"] / seconds / peak for seconds, peak in zip(row["data"], peaks(results, row)))
+
+
 def race_counts(results: dict) -> list[int]:
     """The numbers of threads that there are races of."""
     groups = {benchmark["group"] for benchmark in results["benchmarks"]}
@@ -129,7 +139,7 @@ def step_rows(results: dict) -> dict[str, dict]:
         before = BEFORE.get(name)
         if row := raced.get(name):
             rows[name] = row | {
-                "of_peak": row["gflops"] * 1e9 / ceiling(results, "flops", row["threads"]),
+                "of_peak": of_peak(results, row),
                 "images": 1 / alone[name]["median"] if name in alone else None,
                 "previous": ratio(raced[before], row) if before in raced else None,
                 "times_previous": times(raced.get(before), row),
@@ -162,10 +172,11 @@ def all_steps(results: dict) -> Table:
     notes = [
         "Medians ± half the distance between the quartiles, of times and of the rounds' own ratios; all versions but "
         "`v1_loops`, which ran once, took turns. One thread up to version 5, all cores from version 6 on. "
-        "× previous: versions 7 and 8 both go on from version 6, and are compared with it. Effective: a picture counts "
-        "as the float32 operations of direct convolution. Version 7 does fewer, version 8 computes with bytes, so both "
-        "may pass float32's peak. Images/s: a process a core, one thread each. Error: the largest of a logit. Weights "
-        "are random, with which bytes do worst; [how version 8 does on pictures](v8_int8/README.md#accuracy).",
+        "× previous: versions 7 and 8 both go on from version 6, and are compared with it. Peak: multiply-adds alone, "
+        "in the same rounds. Effective: a picture counts as the float32 operations of direct convolution. Version 7 "
+        "does fewer, version 8 computes with bytes, so both may pass float32's peak. Images/s: a process a core, one "
+        "thread each. Error: the largest of a logit. Weights are random, with which bytes do worst; [how version 8 "
+        "does on pictures](v8_int8/README.md#accuracy).",
         f"The six steps of {PUBLISHED['label']}, which inspired this project: {published} ms ({PUBLISHED['note']}).",
     ]
     return Table(["step", *cells], rows, failures(results, "race") + notes)
@@ -445,10 +456,10 @@ def batches(results: dict) -> Table:
     return Table(["images/s, batch of", *map(str, columns)], rows, failures(results, "batches"))
 
 
-def floor(layer: Layer, results: dict, threads: int) -> tuple[float, str]:
-    """The least seconds that a direct convolution can take, and what sets it."""
-    arithmetic = layer.flops / ceiling(results, "flops", threads)
-    memory = layer.bytes / ceiling(results, "bandwidth", threads)
+def floor(layer: Layer, results: dict, profiled: dict) -> tuple[float, str]:
+    """The least seconds that a direct convolution can take, and what sets it. profiled: a version's row."""
+    arithmetic = layer.flops / median(peaks(results, profiled))
+    memory = layer.bytes / ceiling(results, "bandwidth", profiled["threads"])
     return max((arithmetic, "arithmetic"), (memory, "memory"))
 
 
@@ -463,12 +474,27 @@ def profile(results: dict, version: str) -> Table:
         cells = [name, "", digits(seconds, 1e-3), f"{seconds / total:.1%}"]
         if layer := described.get(name):
             cells[1] = "×".join(map(str, layer.in_shape)) + f", {layer.kernel}×{layer.kernel} / {layer.stride}"
-            least, limit = floor(layer, results, profiled["threads"])
+            least, limit = floor(layer, results, profiled)
             other = seconds - sum(part.get(operator, 0.0) for operator in PRODUCTS)
             cells += [digits(layer.flops / seconds, 1e9), f"{seconds / least:.2f}", limit, digits(other, 1e-3)]
         rows.append(cells)
     headings = ["layer", "input, kernel", "ms", "share", "eff. GFLOP/s", "× floor", "floor set by", "rest, ms"]
     return Table(headings, rows, [f"{version}, {plural(profiled['threads'], 'thread')}: {milliseconds(profiled)} ms"])
+
+
+def instruction_sets(results: dict) -> Table:
+    """Versions in every instruction set of the machine, each beside the peak of that instruction set in its rounds."""
+    rows, narrower, found = [], {}, group(results, "instruction sets")
+    for row in reversed(found):  # the narrowest first
+        key, isa = (row["version"], row["threads"]), row.get("isa", MISSING)
+        peak, share = digits(median(peaks(results, row)), 1e9), of_peak(results, row)
+        cells = [derived(100 * share, row, " %" + " (effective)" * (row["version"] == VERSIONS[6])), peak]
+        gain = times(narrower.get(key), row)
+        rows.insert(0, [f"`{row['version']}`", str(row["threads"]), isa, milliseconds(row), *reversed(cells), gain])
+        narrower[key] = row
+    headings = ["", "threads", "instruction set", "one picture, ms", "peak, GFLOP/s", "of peak", "× narrower"]
+    notes = failures(results, "instruction sets") + missing("isas", rows)
+    return Table(headings, rows, notes)
 
 
 def missing(experiment: str, rows: Collection = ()) -> list[str]:
@@ -493,7 +519,8 @@ def ladder_rows(results: dict, isa: str | None = None) -> dict[str, dict[str, di
     return {name: rows[name] for name in RUNGS if name in rows}
 
 
-def of_peak(results: dict, row: dict) -> str:
+def of_best(results: dict, row: dict) -> str:
+    """The share of the best rate that was ever measured: a rung's fastest turn is such a best, too."""
     return digits(row["gflops"] * 1e9 / results["peak"]["flops_1"], 0.01, " %")
 
 
@@ -505,7 +532,7 @@ def ladder(results: dict) -> Table:
         for layer in LAYERS:
             row = measured.get(layer)
             faster = before[layer]["min"] / row["min"] if row and layer in before and not beside else None
-            cells += [digits(row["min"], 1e-3), digits(row["gflops"]), of_peak(results, row)] if row else [MISSING] * 3
+            cells += [digits(row["min"], 1e-3), digits(row["gflops"]), of_best(results, row)] if row else [MISSING] * 3
             cells.append(digits(faster, after="×"))
             isa = row["isa"] if row else isa
         rows.append([RUNGS[name].title, *cells])
@@ -529,7 +556,7 @@ def rung(results: dict, name: str) -> Table:
     """One rung's numbers, and the beginning of the loop in which it spends its time."""
     found = ladder_rows(results).get(name, {})
     numbers = [
-        f"{layer}: {digits(row['min'], 1e-3)} ms, {digits(row['gflops'])} GFLOP/s, {of_peak(results, row)} of the peak"
+        f"{layer}: {digits(row['min'], 1e-3)} ms, {digits(row['gflops'])} GFLOP/s, {of_best(results, row)} of the peak"
         for layer, row in found.items()
     ]
     if not numbers:
@@ -636,6 +663,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "amounts": amounts,
     "batches": batches,
     "throughput": throughput,
+    "isas": instruction_sets,
     "ladder": ladder,
     "ladder_everywhere": ladder_everywhere,
     "tiles": tiles,

@@ -1,5 +1,7 @@
 """The benchmark's ground truth: the float64 reference and the check against it; counters, ceilings, weights, peers."""
 
+import threading
+from platform import machine
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,13 +154,18 @@ def test_allocations_are_counted_and_given_back():
 
 def test_ceilings_count_what_was_done(monkeypatch):
     monkeypatch.setattr(peak, "BUFFER", 1 << 16)
-    monkeypatch.setattr(peak, "TRIALS", 2)
-    work = peak.kernels()
-    assert work["bandwidth"](1, 2) == 2 * (1 << 16)  # half of the buffer, in bytes
-    lanes = work["flops"](0, 1) / (2 * 12 * peak.ROUNDS)  # 12 chains of multiply-adds
+    assert peak.reading()(1, 2) == 2 * (1 << 16)  # half of the buffer, in bytes
+    lanes = peak.multiply_adds()(0, 1) / (2 * 12 * peak.ROUNDS)  # 12 chains of multiply-adds
     assert lanes in (4, 8, 16, 32)
-    ticks = iter(np.cumsum([0, 5, 2, 9]).tolist())  # two trials, of 5 and 9 seconds
-    assert peak.best_rate(lambda part, parts: 3.0, 2, clock=lambda: next(ticks)) == 6.0 / 5.0
+    assert peak.multiply_adds(["-mno-avx"] * (machine() == "x86_64"))(0, 1) == 4 * 2 * 12 * peak.ROUNDS
+    ticks, threads = iter(np.cumsum([0, 5, 2, 9]).tolist()), set()  # two trials, of 5 and 9 seconds
+
+    def work(part, parts):
+        threads.add((part, parts, threading.current_thread() is threading.main_thread()))
+        return 3.0
+
+    assert peak.rates(work, 2, 2, clock=lambda: next(ticks)) == [6.0 / 5.0, 6.0 / 9.0]
+    assert threads == {(0, 2, True), (1, 2, False)}
 
 
 def test_rates_of_python_and_its_libraries_count_what_was_done(monkeypatch, tmp_path):

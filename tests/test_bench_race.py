@@ -51,6 +51,16 @@ def test_race_interleaves_checks_every_turn_and_loses_only_who_fails(inputs, tmp
         assert benchmark["group"] == "race, 1 thread" and extra["max_abs_error"] < 1e-6 and extra["arrays"] == 0
 
 
+def test_the_peak_is_measured_in_each_turn_of_a_version(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "VERSIONS", ("ours",))
+    for name in ("ours", "engine"):
+        make_version(tmp_path, name)
+    entrants = {"ours": race.Entrant("ours"), "engine": race.Entrant("engine"), "two": race.Entrant("ours", 1, 2)}
+    ours, engine, two = (entry["extra_info"] for entry in race.race(entrants, inputs, "race, 1 thread", rounds=3))
+    assert len(ours["peaks"]) == 3 and all(1e9 < rate < 1e12 for rate in ours["peaks"])
+    assert "peaks" not in engine and "peaks" not in two and "isa" not in ours
+
+
 def test_who_is_quick_runs_as_often_as_asked(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(race, "QUICK", 0.02)
     make_version(tmp_path, "quick")
@@ -115,7 +125,7 @@ def entered(monkeypatch, measure, *arguments):
     monkeypatch.setattr(experiments, "make_inputs", lambda size, weights: SimpleNamespace(flops=size**2 * 1e5))
     entries = measure(SimpleNamespace(flops=1, weights=None), *arguments)
     assert len(entries) == sum(map(len, found.values()))
-    return {group: {name: tuple(e) for name, e in entrants.items()} for group, entrants in found.items()}
+    return {group: {name: tuple(e)[:3] for name, e in entrants.items()} for group, entrants in found.items()}
 
 
 def test_who_takes_part_in_what(monkeypatch):
@@ -133,6 +143,17 @@ def test_who_takes_part_in_what(monkeypatch):
     assert [threads for _, threads, _ in found["scaling, threads"].values()] == [1, 2, 3, 4]
     points = [f"{name}, {size} pixels" for size in (64, 320) for name in ("v4_no_alloc", "v6_threads")]
     assert list(found["scaling, image size"]) == points  # at 448 pixels each would take 33 s
+
+
+def test_a_version_runs_in_the_instruction_set_that_was_asked_for(small_weights_file):
+    """Its own and the peak's code: vectors of four against the widest."""
+    found = experiments.instruction_sets(make_inputs(32, small_weights_file), ("v4_no_alloc", "v5_codegen"), rounds=2)
+    isas = list(load_version("v5_codegen").compiler.Compiler().isas)
+    assert [entry["extra_info"].get("isa") for entry in found] == [None, *isas]
+    assert [entry["name"] for entry in found[1:]] == [f"v5_codegen, 1 thread, {isa}" for isa in isas]
+    if isas[-1] != isas[0]:
+        rates = [max(entry["extra_info"]["peaks"]) for entry in found]
+        assert rates[1] > 1.2 * rates[-1]  # 2 to 8 times, on a quiet machine
 
 
 def test_trace_gives_each_operator_to_the_convolution_before_it():

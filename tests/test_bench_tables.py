@@ -49,6 +49,9 @@ def found(tmp_path, rng, monkeypatch):
     add("openvino-int8", "race, 2 threads", [0.9, 1.5, 2.25], "openvino-int8", 2, **facts)
     for name, first in (("v6_threads", 0.7531), ("v8_int8", 0.75)):
         add(name, "accuracy", [0.001], name, 2, 64, accuracy=first, top5=0.9, calls=10_000)
+    for isa, seconds in (("avx512", [1.0, 3.0]), ("avx2", [2.0, 6.0])):  # slow rounds, of multiply-adds, too
+        peaks = [4 * flops(224) / second for second in seconds]
+        add(f"v7, {isa}", "instruction sets", seconds, "v7_winograd", 1, isa=isa, peaks=peaks)
     for batch, seconds in ((1, 0.5), (8, 0.4)):
         add(f"openvino, batch of {batch}", "batches", [seconds] * 3, "openvino", 2, batch=batch)
     new = results.update(tmp_path / "run.json", benchmarks, PEAK | SOFTWARE, inputs)
@@ -111,6 +114,8 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
         ("constants", "| a call of NumPy | 0.500 | µs |"),
         ("amounts", "| `v5_codegen` | 8.20 | 243 | 34 | 10 | 200 |"),
         ("batches", "| `openvino` | 2.00 | 2.50 |"),
+        ("isas", "| `v7_winograd` | 1 | avx512 | 2,000 ± 1,000 | 21.8 | 25 % (effective) | 2.00× |"),
+        ("isas", "| `v7_winograd` | 1 | avx2 | 4,000 ± 2,000 | 10.9 | 25 % (effective) | – |"),
         ("throughput", "| v7_winograd, 2 × 1 thread | 20.0 |"),
     ],
 )
@@ -124,6 +129,13 @@ def test_a_layer_beside_its_floor(found):
     rows = {line.split()[1]: line for line in lines if line.startswith("| ")}
     assert rows["conv1"].endswith("| 2.00 | 0.2% | 118 | 1.69 | arithmetic | 0 |"), rows["conv1"]
     assert rows["fc"].endswith("| 2.05 | 2.44 | memory | 0 |"), rows["fc"]
+
+
+def test_a_floor_is_of_the_peak_in_the_profiles_own_rounds(found):
+    """flops and the times in the table are the same; the peak of these rounds is half of the best."""
+    (profiled,) = (b for b in found["benchmarks"] if (b["group"], b["name"]) == ("profile", "v5_codegen"))
+    profiled["extra_info"]["peaks"] = [9e9, PEAK["flops_1"] / 2, 9e12]
+    assert "| 0.85 | arithmetic |" in " ".join(tables.profile(found, "v5_codegen").text("pipe").split())
 
 
 def test_without_labelled_pictures_there_is_no_accuracy(found):
