@@ -35,14 +35,14 @@ given-pictures:
 weights: $(VENV)/weights.stamp ## fetch the pretrained weights (103 MB), or read them from RESNET50_URL
 	$(PY) common/export_weights.py torchvision --force
 
-verify: $(VENV)/primer.stamp $(DEFAULT) ## check every version on photographs of known things
-	$(PY) -m bench.verify $(ONLY)
+verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of known things: make verify [ONLY="v5 v6"] [WEIGHTS=FILE]
+	$(PY) -m bench.verify $(ONLY) --weights "$(WEIGHTS)"
 
-train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15] [OUT=training/run]
-	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(OUT),--out "$(OUT)")
+train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15] [BATCH=128] [OUT=training/run]
+	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(OUT),--out "$(OUT)")
 
-evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6] [WEIGHTS=FILE]
-	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)" --weights "$(WEIGHTS)"
+evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6] [WEIGHTS=FILE] [OUT=FILE]
+	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)" --weights "$(WEIGHTS)" $(if $(OUT),--out "$(OUT)")
 
 .PHONY: given-data
 given-data:
@@ -59,15 +59,17 @@ primer-pictures: $(VENV)/primer.stamp ## redraw the pictures of the primer's art
 	$(PY) primer/4_canny/canny.py --stages --out primer/4_canny/canny.png
 	$(PY) primer/5_otsu/otsu.py --stages --out primer/5_otsu/otsu.png
 
-OPTIONS = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS))
+# Only weights that were named: without a file of weights the benchmark makes random ones.
+GIVEN_WEIGHTS = $(if $(findstring command,$(origin WEIGHTS)),--weights "$(WEIGHTS)")
+OPTIONS = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS)) $(GIVEN_WEIGHTS)
 LATENCY = -m pytest bench $(if $(ONLY),--only "$(ONLY)") --benchmark-sort=name
 
 bench: $(VENV)/bench.stamp ## time every version: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2]
 	@mkdir -p bench/results/runs
-	$(PY) $(LATENCY) $(OPTIONS) --benchmark-max-time=5 --benchmark-json=bench/results/runs/$$(date +%Y%m%d-%H%M%S).json
+	$(PY) $(LATENCY) $(OPTIONS) --benchmark-max-time=5 --benchmark-json=bench/results/runs/$$(date +%m%d-%H%M%S).json
 
 bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minute
-	$(PY) $(LATENCY) --size $(or $(SIZE),32) $(if $(THREADS),--threads $(THREADS)) --benchmark-max-time=1
+	$(PY) $(LATENCY) $(if $(SIZE),,--size 32) $(OPTIONS) --benchmark-max-time=1
 
 bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side: make bench-compare A=before.json B=after.json
 	@test -f "$(A)" && test -f "$(B)" || { echo "error: A=FILE and B=FILE name two files of bench/results/runs" >&2; exit 2; }

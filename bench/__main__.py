@@ -143,7 +143,7 @@ thread_count = partial(within, 1, available_cores())
 def main() -> int:
     try:
         return act(parser().parse_intermixed_args())
-    except (DataError, InputError, results.ResultsError, argparse.ArgumentTypeError) as error:
+    except (DataError, InputError, results.ResultsError, argparse.ArgumentTypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

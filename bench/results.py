@@ -83,7 +83,7 @@ def load(path: Path) -> dict:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
         results["benchmarks"], results["failed"], results["peak"], results["settings"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ResultsError(f"{path} is no results file of `python -m bench` ({error!r})") from None
+        raise ResultsError(f"{path} is no results file of `python -m bench` ({type(error).__name__})") from None
     return results
 
 

@@ -1,4 +1,4 @@
-"""With trained weights, does every version see what is in a picture?  python -m bench.verify [VERSION ...]
+"""With trained weights, does every version see what is in a picture?  python -m bench.verify --help
 
 Photographs of scikit-image, each with the ImageNet classes of which one must be among the top five.
 """
@@ -7,10 +7,12 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
-from bench.inputs import WEIGHTS, source
+from bench.inputs import WEIGHTS
 from common.versions import ROOT, VERSIONS, named
+from common.weights_file import intact
 
 RIGHT = {
     "chelsea.png": {"tabby", "tiger cat", "Egyptian cat"},
@@ -19,15 +21,22 @@ RIGHT = {
 }
 
 
-def main(names: list[str], weights: Path = WEIGHTS) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Print one line for each version and picture; return 0 if all are right, or if there is nothing to check."""
     import skimage.data
 
-    if not source(weights).startswith(("torchvision", "demo")):
+    parser = argparse.ArgumentParser("python -m bench.verify", description=__doc__.partition("\n")[0])
+    parser.add_argument("versions", nargs="*", type=partial(named, VERSIONS), default=VERSIONS, metavar="VERSION")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    weights = arguments.weights
+    if not (manifest := intact(weights)):
+        parser.error(f"{weights} holds no intact weights; common/export_weights.py makes some")
+    if not manifest["source"].startswith(("torchvision", "demo")):
         print(f"nothing to check: {weights.name} does not know ImageNet; `make weights` fetches weights that do")
         return 0
     pictures, wrong = [Path(skimage.data.__file__).parent / name for name in RIGHT], 0
-    for version in [named(VERSIONS, name) for name in names] or VERSIONS:
+    for version in arguments.versions:
         command = [sys.executable, ROOT / version / "infer.py", *pictures, "--json", "--weights", weights]
         lines = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.splitlines()
         records = {Path(record["picture"]).name: record for record in map(json.loads, lines)}
@@ -41,7 +50,4 @@ def main(names: list[str], weights: Path = WEIGHTS) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except argparse.ArgumentTypeError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

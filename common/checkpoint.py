@@ -22,6 +22,8 @@ def checkpoint(file: Path) -> dict[str, NDArray[np.float32]]:
     The state dict may be wrapped under one of WRAPPERS, its names may begin with `module.`, and its numbers may be
     of any floating-point type. Nothing in the file is executed. Raises ExportError naming the file.
     """
+    if not file.exists():
+        raise ExportError(f"there is no file {file}")
     try:
         tensors = _state_dict(_load_safetensors(file) if file.suffix == ".safetensors" else load_pth(file))
         check_shapes({name: getattr(tensor, "shape", ()) for name, tensor in tensors.items()})

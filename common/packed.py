@@ -38,6 +38,8 @@ def pack(tensors: Mapping[str, NDArray[np.float32]], labels: Sequence[str], size
 
 def unpack(path: str | Path) -> tuple[dict[str, NDArray[np.float32]], list[str], int]:
     """Return what `pack` was given: (tensors, labels, size). Raises ExportError."""
+    if not Path(path).exists():
+        raise ExportError(f"there is no file {path}")
     try:
         with np.load(path) as arrays:
             tensors = dict(arrays)

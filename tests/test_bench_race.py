@@ -51,6 +51,26 @@ def test_race_interleaves_checks_every_turn_and_loses_only_who_fails(inputs, tmp
         assert benchmark["group"] == "race, 1 thread" and extra["max_abs_error"] < 1e-6 and extra["arrays"] == 0
 
 
+def test_the_largest_error_of_all_turns_is_told(inputs, tmp_path):
+    make_version(tmp_path, "better_later", "return y * np.float32(1 if self.calls > 1 else 1.00005)")
+    (found,) = race.race({"better_later": race.Entrant("better_later")}, inputs, "race, 1 thread", rounds=2)
+    assert found["extra_info"]["max_abs_error"] > 2e-5 * np.abs(inputs.logits).max()
+
+
+def test_code_is_compiled_anew_unless_asked(inputs, monkeypatch):
+    started = []
+
+    def start(*_, **options):
+        started.append(options["cache"])
+        raise race.WorkerError("enough")
+
+    monkeypatch.setattr(race, "Worker", start)
+    for options in ({}, {"cache": True}):
+        (failed,) = race.race({"any": race.Entrant("any")}, inputs, "race, 1 thread", rounds=1, **options)
+        assert failed["reason"] == "enough"
+    assert started == [False, True]
+
+
 def test_the_peak_is_measured_in_each_turn_of_a_version(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(race, "VERSIONS", ("ours",))
     for name in ("ours", "engine"):
@@ -113,11 +133,15 @@ def test_throughput_adds_up_processes_that_work_at_the_same_time(inputs, tmp_pat
 
 
 def entered(monkeypatch, measure, *arguments):
-    """{group: {name: entrant}} of the races that an experiment holds. Every picture takes a nanosecond an operation."""
-    found = {}
+    """{group: {name: entrant}} of the races that an experiment holds, and their options by group.
 
-    def note(entrants, inputs, group, *_, **__):
+    Every picture takes a nanosecond an operation.
+    """
+    found, given = {}, {}
+
+    def note(entrants, inputs, group, *_, **options):
         found.setdefault(group, {}).update(entrants)
+        given[group] = options
         extra = [{"version": e.version, "p50": 1e-9 * inputs.flops, "flops": inputs.flops} for e in entrants.values()]
         return [{"extra_info": each} for each in extra]
 
@@ -125,21 +149,24 @@ def entered(monkeypatch, measure, *arguments):
     monkeypatch.setattr(experiments, "make_inputs", lambda size, weights: SimpleNamespace(flops=size**2 * 1e5))
     entries = measure(SimpleNamespace(flops=1, weights=None), *arguments)
     assert len(entries) == sum(map(len, found.values()))
-    return {group: {name: tuple(e)[:3] for name, e in entrants.items()} for group, entrants in found.items()}
+    named = {group: {name: tuple(e)[:3] for name, e in entrants.items()} for group, entrants in found.items()}
+    return named, given
 
 
 def test_who_takes_part_in_what(monkeypatch):
     monkeypatch.setattr(experiments, "available_cores", lambda: 4)
-    found = entered(monkeypatch, experiments.races, None, ("v1_loops", "v6_threads"))
+    found, given = entered(monkeypatch, experiments.races, None, ("v1_loops", "v6_threads"))
+    assert given == {group: {"calls": race.CALLS} for group in found}  # a p99 needs them
     assert found["race, 1 thread"] == {"v6_threads": ("v6_threads", 1, 1)}  # version 1 runs once
     assert set(found["race, 4 threads"].values()) == {("v1_loops", 4, 1), ("v6_threads", 4, 1)}
-    found = entered(monkeypatch, experiments.throughput, None, ("v4_no_alloc", "v6_threads"))
+    found, _ = entered(monkeypatch, experiments.throughput, None, ("v4_no_alloc", "v6_threads"))
     assert found["throughput"] == {
         "v6_threads, 1 × 4 threads": ("v6_threads", 4, 1),
         "v4_no_alloc, 4 × 1 thread": ("v4_no_alloc", 1, 4),
         "v6_threads, 4 × 1 thread": ("v6_threads", 1, 4),
     }
-    found = entered(monkeypatch, experiments.scaling, None, ("v4_no_alloc", "v6_threads"), (448, 64, 320))
+    found, given = entered(monkeypatch, experiments.scaling, None, ("v4_no_alloc", "v6_threads"), (448, 64, 320))
+    assert all(options["duration"] == experiments.TURN and options["cache"] for options in given.values())
     assert [threads for _, threads, _ in found["scaling, threads"].values()] == [1, 2, 3, 4]
     points = [f"{name}, {size} pixels" for size in (64, 320) for name in ("v4_no_alloc", "v6_threads")]
     assert list(found["scaling, image size"]) == points  # at 448 pixels each would take 33 s
@@ -178,6 +205,23 @@ def test_trace_gives_each_tensor_that_is_read_to_its_layer():
     assert [weights[name] for name in weights] == [1, 2, 3]
     assert trace.take_parts(32) == {("conv1", "read"): 7, ("layer1.0.downsample.0", "read"): 1}
     assert trace.take_parts(32) == {}
+
+
+def test_a_profile_is_of_a_picture_after_one_that_warms_up(tmp_path, rng):
+    make_version(tmp_path, "ours", "time.sleep(0.05 if self.calls == 1 else 0)\nreturn y")
+    with Worker("ours", fake_inputs(tmp_path, rng), versions=tmp_path, trace=True) as worker:
+        seconds, _ = worker.ask("profile")
+    assert seconds < 0.05
+
+
+def test_products_are_of_windows_that_have_just_been_written():
+    """As in version 2: they come from a cache, and not with what an earlier product left there."""
+    products = profile.Products(32)
+    for columns, _, out in products.matrices:
+        columns.fill(np.nan)
+        out.fill(np.nan)
+    assert products.seconds() > 0
+    assert all((columns == 1).all() and (out == columns.shape[1]).all() for columns, _, out in products.matrices)
 
 
 def test_profile_finds_every_layer_of_a_version(small_weights_file):
@@ -251,6 +295,7 @@ def test_the_command_stores_prints_and_adds_to_a_file(small_weights_file, tmp_pa
         (["race", "--weights", "no/such"], "weights in no/such"),
         (["accuracy"], "measured on labelled pictures: --data"),
         (["table", "--results", "no/such.json"], "no/such.json is no results file"),
+        (["table", "no/such.md"], "no/such.md"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):

@@ -331,7 +331,7 @@ class TestCheckpoint:
         message = refusal(["checkpoint", file, "--out", tmp_path / "w"], capsys)
         assert "other.pth: not a ResNet-50" in message and OTHERS[name] in message
 
-    @pytest.mark.parametrize("name", ["module", "list", "text", "cut.pth", "cut.safetensors", "absent", "."])
+    @pytest.mark.parametrize("name", ["module", "list", "text", "cut.pth", "cut.safetensors", "."])
     def test_what_is_no_checkpoint(self, name, tmp_path, capsys):
         torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "module")
         torch.save([torch.zeros(20000)], tmp_path / "list")
@@ -341,6 +341,13 @@ class TestCheckpoint:
         message = refusal(["checkpoint", tmp_path / name, "--out", tmp_path / "w"], capsys)
         assert str(tmp_path / name) in message and "weights_only=False" not in message
         assert ("holds Python objects (" in message) == (name == "module")
+
+
+@pytest.mark.parametrize("name", ["absent.pth", "absent.safetensors", "absent.npz"])
+def test_a_file_that_is_missing_is_called_so(name, tmp_path, capsys):
+    source = "demo" if name.endswith("npz") else "checkpoint"
+    message = refusal([source, tmp_path / name, "--out", tmp_path / "w"], capsys)
+    assert f"there is no file {tmp_path / name}" in message and "damaged" not in message
 
 
 PATIENCE = 0.8  # seconds, in place of nine

@@ -1,6 +1,5 @@
 """The Makefile, the README's own code, the check of pretrained weights, and what is loaded beside what."""
 
-import argparse
 import os
 import re
 import subprocess
@@ -76,12 +75,22 @@ def test_loading_versions_leaves_no_trace():
 class TestVerify:
     """Weights that claim to know ImageNet are checked on photographs; any others leave nothing to check."""
 
-    def test_a_version_that_does_not_exist(self, demo_weights):
-        with pytest.raises(argparse.ArgumentTypeError, match="there is no 'v99'; choose from v1_loops"):
-            verify.main(["v99"], demo_weights)
+    def test_a_version_that_does_not_exist(self, demo_weights, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            verify.main(["v99", "--weights", str(demo_weights)])
+        assert "there is no 'v99'; choose from v1_loops" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", [None, b"", b"no weights"])
+    def test_damaged_weights(self, content, tmp_path, capsys):
+        file = tmp_path / "w.safetensors"
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(SystemExit, match="2"):
+            verify.main(["--weights", str(file)])
+        assert f"{file} holds no intact weights" in capsys.readouterr().err
 
     def test_other_weights(self, small_weights_file, capsys):
-        assert verify.main([], small_weights_file) == 0
+        assert verify.main(["--weights", str(small_weights_file)]) == 0
         assert "nothing to check" in capsys.readouterr().out
 
     @pytest.mark.parametrize(("label", "status"), [("tench", 1), ("tabby", 0)])
@@ -91,6 +100,6 @@ class TestVerify:
         preprocessing = IMAGENET_V1 | {"resize": 32, "crop": 32}
         file = tmp_path / "w.safetensors"
         write_weights(file, small_state, source=source, labels=[label] * 7, preprocessing=preprocessing)
-        assert verify.main(["v4"], file) == status
+        assert verify.main(["v4", "--weights", str(file)]) == status
         out = capsys.readouterr().out
         assert out.count("WRONG") == 2 * status and out.count("v4_no_alloc") == 2

@@ -105,7 +105,8 @@ def main():
     line = "{version}, {weights}, {size}x{size}: top-1 {top1:.2%}, top-5 {top5:.2%} of {pictures:,} pictures"
     results = []
     try:
-        _, pictures, names = find(arguments.data)
+        others, pictures, names = find(arguments.data)
+        print(f"{len(pictures):,} pictures for validation; {len(others):,} for training are left out", file=sys.stderr)
         if arguments.count:
             pictures = random.Random(0).sample(pictures, min(arguments.count, len(pictures)))
         for version in arguments.versions:
