@@ -43,6 +43,11 @@ EXPERIMENTS = {
         lambda inputs, a: experiments.scaling(inputs, a.threads, a.names, a.sizes),
         lambda found: [tables.threads(found), tables.sizes(found)],
     ),
+    "objects": (
+        "version 1 as it is, and with the objects that its lists hold in order in memory (minutes)",
+        lambda inputs, a: experiments.objects(inputs),
+        lambda found: [tables.objects(found)],
+    ),
     "isas": (
         "versions in every instruction set that this machine has",
         lambda inputs, a: experiments.instruction_sets(inputs, a.names, a.rounds),

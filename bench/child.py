@@ -44,10 +44,21 @@ class Child:
     """One version or engine and one picture, (size, size, 3) float32. Its methods are what a parent may ask for.
 
     versions: where the version's directory is. cache: whether compiled code may come from an earlier start.
-    trace: prepare for `profile`. isa: the version's, if it has a choice.
+    trace: prepare for `profile`. isa: the version's, if it has a choice. in_order: version 1's lists; see profile.py.
     """
 
-    def __init__(self, name: str, weights: Path, image, threads: int, versions=ROOT, cache=True, trace=False, isa=None):
+    def __init__(
+        self,
+        name: str,
+        weights: Path,
+        image,
+        threads: int,
+        versions=ROOT,
+        cache=True,
+        trace=False,
+        isa=None,
+        in_order=False,
+    ):
         self.image = image
         start = time.perf_counter()
         if name in peers.PEERS:
@@ -57,6 +68,8 @@ class Child:
         else:
             version = load_version(name, versions)
             self.trace = profile.Trace(version.resnet50) if trace and not hasattr(version, "codegen") else None
+            if in_order:  # around the trace: what copying takes is not the convolution's
+                version.resnet50.conv2d = profile.in_order(version.resnet50.conv2d)
             known = inspect.signature(version.resnet50.ResNet50).parameters
             threads = threads if "threads" in known else 1
             options = {
@@ -104,6 +117,10 @@ class Child:
         """Seconds of a picture and of its parts, after one that warms up; see profile.one_picture."""
         self.run(self.image)
         return profile.one_picture(self.model, self.trace, self.image)
+
+    def parts(self) -> dict:
+        """Seconds of the operators of the one picture since the last time, {(layer, operator): seconds}."""
+        return self.trace.take_parts(self.image.shape[0])
 
     def peak(self) -> float:
         """FLOP a second of multiply-adds alone at this moment, in the version's threads and instruction set."""

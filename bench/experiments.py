@@ -143,6 +143,22 @@ def profiles(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rou
     return entries
 
 
+def objects(inputs: Inputs) -> list[dict]:
+    """Version 1's layers as they are, and with their numbers in order in memory. A picture each: minutes."""
+    entries = []
+    for name, in_order in (("as it is", False), ("in order", True)):
+        say(f"version 1, {name}")
+        try:
+            with Worker(VERSIONS[0], inputs, trace=True, in_order=in_order) as worker:
+                seconds, logits = worker.ask("pictures", 1, 0.0)
+                facts = {"max_abs_error": check_output(VERSIONS[0], logits, inputs)}
+                facts["parts"] = medians([worker.ask("parts")])
+            entries.append(entry(name, "objects", seconds, extra_info(VERSIONS[0], inputs, seconds, **facts)))
+        except (WorkerError, WrongOutput) as reason:
+            entries.append({"group": "objects", "name": name, "reason": str(reason)})
+    return entries
+
+
 def of_layer(parts: dict[tuple[str, str], float], layer: str) -> float:
     return sum(seconds for (name, _), seconds in parts.items() if name == layer)
 

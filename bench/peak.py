@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -94,8 +93,8 @@ def software(directory: str) -> dict[str, Work]:
     """Return the work whose rates are Python's and its libraries', on one core. directory: for a file of weights.
 
     blas: FLOP of a square product. calls: of a NumPy function on one number. tensors: small ones read from a file.
-    copied: bytes of large ones. turns: multiply-adds of version 1's innermost loop, whose numbers lie in the order of
-    their use; scattered: the same with the objects in any order, the worst that reused memory could do.
+    copied: bytes of large ones. turns: multiply-adds of version 1's innermost loop, whose numbers lie in memory in the
+    order of their use.
     """
     square = np.ones((SQUARE, SQUARE), dtype=np.float32)
     small, product = np.zeros(1, dtype=np.float32), np.empty_like(square)
@@ -103,9 +102,7 @@ def software(directory: str) -> dict[str, Work]:
     save_file({str(number): small for number in range(TENSORS)} | large, f"{directory}/tensors")
     file = safe_open(f"{directory}/tensors", framework="numpy")
     floats = [float(number) for number in range(OBJECTS)]
-    window, ordered = floats[:WINDOW], kernels_of(floats)
-    random.Random(0).shuffle(floats)
-    shuffled = kernels_of(floats)
+    window, kernels = floats[:WINDOW], [floats[start : start + WINDOW] for start in range(0, OBJECTS, WINDOW)]
 
     def blas(part: int, parts: int) -> float:
         np.matmul(square, square, out=product)
@@ -129,13 +126,8 @@ def software(directory: str) -> dict[str, Work]:
         "calls": calls,
         "tensors": tensors,
         "copied": copied,
-        "turns": lambda part, parts: inner_loop(window, ordered),
-        "scattered": lambda part, parts: inner_loop(window, shuffled),
+        "turns": lambda part, parts: inner_loop(window, kernels),
     }
-
-
-def kernels_of(floats: list[float]) -> list[list[float]]:
-    return [floats[start : start + WINDOW] for start in range(0, OBJECTS, WINDOW)]
 
 
 def inner_loop(window: list[float], kernels: list[list[float]]) -> float:

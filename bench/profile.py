@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common.architecture import layers
 
 OPERATORS = ("conv2d", "batch_norm", "relu", "add", "max_pool", "average_pool", "fully_connected")
+FILLER = 1 << 22  # numbers, 128 MiB: more than version 1 leaves free between two layers
 OWN_LAYER = {"max_pool": "maxpool", "average_pool": "avgpool", "fully_connected": "fc"}
 READ = "read"  # a tensor, from the file
 PRODUCTS = ("conv2d", "fully_connected", "layer")  # a layer's own sum of products; "layer" holds all that v5 fused
@@ -70,6 +71,22 @@ class Trace:
         self.calls.clear()
         self.reads.clear()
         return found
+
+
+def in_order(conv2d: Callable) -> Callable:
+    """Version 1's convolution, of lists whose numbers lie in memory in the order in which they are used.
+
+    Copies alone would not do: Python puts new objects where old ones were freed, here and there. So that memory is
+    filled before the lists are copied.
+    """
+
+    def wrapper(x, weight, *args, **kwargs):
+        filler = [float(number) for number in range(FILLER)]
+        x, weight = (np.array(lists).tolist() for lists in (x, weight))
+        del filler
+        return conv2d(x, weight, *args, **kwargs)
+
+    return wrapper
 
 
 def one_picture(model, trace: Trace | None, image: NDArray[np.float32]) -> tuple[float, dict[tuple[str, str], float]]:

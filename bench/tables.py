@@ -29,6 +29,7 @@ from common.versions import BEFORE, VERSIONS
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 MISSING = "–"
 TOLERATED = 0.2  # of a predicted term
+IN_ORDER = "convolutions, objects in order"  # of version 1
 
 
 class Table(NamedTuple):
@@ -365,7 +366,7 @@ def predicted_terms(results: dict, version: str) -> dict[str, float]:
     counted = work(version, results["settings"]["image_size"], isa(results))
     flops = sum(layer.flops for layer in layers(results["settings"]["image_size"]))
     if version == VERSIONS[0]:
-        return {"interpreter": flops / 2 / peak["turns"]}
+        return dict.fromkeys(("interpreter", IN_ORDER), flops / 2 / peak["turns"])
     terms = {"products": flops / peak["blas"], "passes": counted.passes / peak["bandwidth_1"]}
     if counted.read:
         terms["files"] = counted.tensors / peak["tensors"] + counted.read / peak["copied"]
@@ -383,7 +384,9 @@ def measured_terms(results: dict, version: str) -> dict[str, float]:
             terms = {"products": row["products"], "passes": called - row["products"], "files": read}
             return terms | {"interpreter": row["rest"], "sum": row["median"]}
     row = step_rows(results).get(version)
-    return dict.fromkeys(("interpreter", "sum") if version == VERSIONS[0] else ("sum",), row["median"]) if row else {}
+    terms = dict.fromkeys(("interpreter", "sum") if version == VERSIONS[0] else ("sum",), row["median"]) if row else {}
+    ordered = (convolutions(row) for row in group(results, "objects") if row["name"] == "in order")
+    return terms | {IN_ORDER: next(ordered, None)}
 
 
 def predicted(results: dict) -> Table:
@@ -391,7 +394,7 @@ def predicted(results: dict) -> Table:
     rows, peak = [], results["peak"]
     for version in VERSIONS[:4]:
         terms, measured = predicted_terms(results, version), measured_terms(results, version)
-        if len(terms) > 1:
+        if "products" in terms:
             terms["sum"] = sum(terms.values())
         for term, seconds in terms.items():
             found = measured.get(term)
@@ -410,6 +413,27 @@ def predicted(results: dict) -> Table:
     return Table(["version", "term", "predicted, ms", "measured, ms", "missed by"], rows, notes)
 
 
+def objects(results: dict) -> Table:
+    """What a turn of version 1's innermost loop takes in each stage, as it is and with the numbers in order."""
+    found, stages = group(results, "objects"), {}
+    for layer in layers(results["settings"]["image_size"]):
+        if "conv" in layer.name or "downsample" in layer.name:
+            stages.setdefault(layer.name.partition(".")[0], []).append(layer)
+    rows = []
+    for stage, of_stage in stages.items():
+        turns = sum(layer.flops for layer in of_stage) / 2
+        seconds = [sum(row["parts"][layer.name]["conv2d"] for layer in of_stage) for row in found]
+        rows.append([f"`{stage}`", digits(turns, 1e6), *(digits(second / turns, 1e-9) for second in seconds)])
+    sums = ", ".join(f"{row['name']} {two_digits(convolutions(row))} s" for row in found)
+    notes = [*failures(results, "objects"), *([f"All convolutions: {sums}."] if found else missing("objects"))]
+    return Table(["", "million turns", *(f"{row['name']}, ns" for row in found)], rows * bool(found), notes)
+
+
+def convolutions(profiled: dict) -> float:
+    """Seconds of all of a profile's convolutions."""
+    return sum(part.get("conv2d", 0.0) for part in profiled["parts"].values())
+
+
 def constants(results: dict) -> Table:
     """What the prediction is made of, each the best of several measurements."""
     shown = {
@@ -422,7 +446,6 @@ def constants(results: dict) -> Table:
         "reading a small tensor": ("tensors", "µs", 1e6),
         "a call of NumPy": ("calls", "µs", 1e6),
         "a turn of version 1's innermost loop": ("turns", "ns", 1e9),
-        "the same, its numbers scattered over memory": ("scattered", "ns", 1e9),
     }
     peak = results["peak"]
     rows = [[name, digits(peak[key], unit), text] for name, (key, unit, text) in shown.items()]
@@ -660,6 +683,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "winograd": winograd,
     "predicted": predicted,
     "constants": constants,
+    "objects": objects,
     "amounts": amounts,
     "batches": batches,
     "throughput": throughput,

@@ -11,7 +11,7 @@ from common.versions import VERSIONS
 from tests.bench_fakes import fake_inputs
 
 PEAK = {"flops": 4e11, "flops_1": 2e11, "bandwidth": 2e10, "bandwidth_1": 1e10}
-SOFTWARE = {"blas": 1e11, "calls": 2e6, "tensors": 1e5, "copied": 1e10, "turns": 2e7, "scattered": 1e7}
+SOFTWARE = {"blas": 1e11, "calls": 2e6, "tensors": 1e5, "copied": 1e10, "turns": 2e7}
 
 
 @pytest.fixture
