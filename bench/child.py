@@ -44,7 +44,7 @@ class Child:
     """One version or engine and one picture, (size, size, 3) float32. Its methods are what a parent may ask for.
 
     versions: where the version's directory is. cache: whether compiled code may come from an earlier start.
-    trace: prepare for `profile`. isa: the version's, if it has a choice. in_order: version 1's lists; see profile.py.
+    trace: prepare for `profile`. isa: the version's, if it has a choice. in_order: for version 1, see profile.Objects.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Child:
         cache=True,
         trace=False,
         isa=None,
-        in_order=False,
+        in_order=None,
     ):
         self.image = image
         start = time.perf_counter()
@@ -68,8 +68,8 @@ class Child:
         else:
             version = load_version(name, versions)
             self.trace = profile.Trace(version.resnet50) if trace and not hasattr(version, "codegen") else None
-            if in_order:  # around the trace: what copying takes is not the convolution's
-                version.resnet50.conv2d = profile.in_order(version.resnet50.conv2d)
+            if in_order is not None:  # around the trace: what copying takes is not the convolution's
+                self.objects = version.resnet50.conv2d = profile.Objects(version.resnet50.conv2d, in_order)
             known = inspect.signature(version.resnet50.ResNet50).parameters
             threads = threads if "threads" in known else 1
             options = {
@@ -118,9 +118,9 @@ class Child:
         self.run(self.image)
         return profile.one_picture(self.model, self.trace, self.image)
 
-    def parts(self) -> dict:
-        """Seconds of the operators of the one picture since the last time, {(layer, operator): seconds}."""
-        return self.trace.take_parts(self.image.shape[0])
+    def parts(self) -> tuple[dict, list[float]]:
+        """Of version 1's one picture: {(layer, operator): seconds}; `Objects.adjacent` of its convolutions."""
+        return self.trace.take_parts(self.image.shape[0]), self.objects.adjacent
 
     def peak(self) -> float:
         """FLOP a second of multiply-adds alone at this moment, in the version's threads and instruction set."""

@@ -151,8 +151,8 @@ def objects(inputs: Inputs) -> list[dict]:
         try:
             with Worker(VERSIONS[0], inputs, trace=True, in_order=in_order) as worker:
                 seconds, logits = worker.ask("pictures", 1, 0.0)
-                facts = {"max_abs_error": check_output(VERSIONS[0], logits, inputs)}
-                facts["parts"] = medians([worker.ask("parts")])
+                error, (parts, adjacent) = check_output(VERSIONS[0], logits, inputs), worker.ask("parts")
+            facts = {"max_abs_error": error, "parts": medians([parts]), "adjacent": adjacent}
             entries.append(entry(name, "objects", seconds, extra_info(VERSIONS[0], inputs, seconds, **facts)))
         except (WorkerError, WrongOutput) as reason:
             entries.append({"group": "objects", "name": name, "reason": str(reason)})

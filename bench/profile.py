@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common.architecture import layers
 
 OPERATORS = ("conv2d", "batch_norm", "relu", "add", "max_pool", "average_pool", "fully_connected")
+LINE = 64  # bytes of a cache line
 FILLER = 1 << 22  # numbers, 128 MiB: more than version 1 leaves free between two layers
 OWN_LAYER = {"max_pool": "maxpool", "average_pool": "avgpool", "fully_connected": "fc"}
 READ = "read"  # a tensor, from the file
@@ -73,20 +74,25 @@ class Trace:
         return found
 
 
-def in_order(conv2d: Callable) -> Callable:
-    """Version 1's convolution, of lists whose numbers lie in memory in the order in which they are used.
+class Objects:
+    """Version 1's convolution, which notes how the weights lie in memory: `adjacent`, of each convolution, is the share
+    of its numbers that lie at most a cache line behind the one that is used before.
 
-    Copies alone would not do: Python puts new objects where old ones were freed, here and there. So that memory is
-    filled before the lists are copied.
+    in_order: lay all numbers down in the order in which they are used. Copies alone would not do: Python puts new
+    objects where old ones were freed, here and there. So that memory is filled before the lists are copied.
     """
 
-    def wrapper(x, weight, *args, **kwargs):
-        filler = [float(number) for number in range(FILLER)]
-        x, weight = (np.array(lists).tolist() for lists in (x, weight))
-        del filler
-        return conv2d(x, weight, *args, **kwargs)
+    def __init__(self, conv2d: Callable, in_order: bool):
+        self.conv2d, self.in_order, self.adjacent = conv2d, in_order, []
 
-    return wrapper
+    def __call__(self, x, weight, *args, **kwargs):
+        if self.in_order:
+            filler = [float(number) for number in range(FILLER)]
+            x, weight = (np.array(lists).tolist() for lists in (x, weight))
+            del filler
+        places = [id(number) for kernel in weight for row in kernel for channels in row for number in channels]
+        self.adjacent.append(float(np.mean((np.diff(places) > 0) & (np.diff(places) <= LINE))))
+        return self.conv2d(x, weight, *args, **kwargs)
 
 
 def one_picture(model, trace: Trace | None, image: NDArray[np.float32]) -> tuple[float, dict[tuple[str, str], float]]:

@@ -10,7 +10,7 @@ from functools import partial
 from math import floor as floor_of
 from math import log10
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -416,17 +416,19 @@ def predicted(results: dict) -> Table:
 def objects(results: dict) -> Table:
     """What a turn of version 1's innermost loop takes in each stage, as it is and with the numbers in order."""
     found, stages = group(results, "objects"), {}
-    for layer in layers(results["settings"]["image_size"]):
-        if "conv" in layer.name or "downsample" in layer.name:
-            stages.setdefault(layer.name.partition(".")[0], []).append(layer)
+    for number, layer in enumerate(layers(results["settings"]["image_size"])[:-1]):  # all but the classifier
+        stages.setdefault(layer.name.partition(".")[0], []).append((number, layer))
     rows = []
-    for stage, of_stage in stages.items():
-        turns = sum(layer.flops for layer in of_stage) / 2
-        seconds = [sum(row["parts"][layer.name]["conv2d"] for layer in of_stage) for row in found]
-        rows.append([f"`{stage}`", digits(turns, 1e6), *(digits(second / turns, 1e-9) for second in seconds)])
+    for stage, of_stage in stages.items() if found else ():
+        turns, cells = sum(layer.flops for _, layer in of_stage) / 2, []
+        for row in found:
+            seconds = sum(row["parts"][layer.name]["conv2d"] for _, layer in of_stage)
+            cells += [digits(seconds / turns, 1e-9), f"{mean(row['adjacent'][number] for number, _ in of_stage):.0%}"]
+        rows.append([f"`{stage}`", digits(turns, 1e6), *cells])
     sums = ", ".join(f"{row['name']} {two_digits(convolutions(row))} s" for row in found)
     notes = [*failures(results, "objects"), *([f"All convolutions: {sums}."] if found else missing("objects"))]
-    return Table(["", "million turns", *(f"{row['name']}, ns" for row in found)], rows * bool(found), notes)
+    columns = [f"{row['name']}: {what}" for row in found for what in ("a turn, ns", "adjacent")]
+    return Table(["", "million turns", *columns], rows, notes)
 
 
 def convolutions(profiled: dict) -> float:

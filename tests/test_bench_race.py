@@ -224,6 +224,17 @@ def test_products_are_of_windows_that_have_just_been_written():
     assert all((columns == 1).all() and (out == columns.shape[1]).all() for columns, _, out in products.matrices)
 
 
+def test_version_1_with_its_objects_in_order(small_weights_file):
+    found = experiments.objects(make_inputs(32, small_weights_file))
+    assert [entry["name"] for entry in found] == ["as it is", "in order"] and not [e for e in found if "reason" in e]
+    as_it_is, in_order = (entry["extra_info"] for entry in found)
+    convolutions = [layer.name for layer in layers(32)[:-1]]
+    for extra in (as_it_is, in_order):
+        assert all(extra["parts"][name]["conv2d"] > 0 for name in convolutions) and extra["max_abs_error"] < 1e-3
+        assert len(extra["adjacent"]) == len(convolutions)
+    assert np.mean(in_order["adjacent"]) > 0.9 > np.mean(as_it_is["adjacent"])
+
+
 def test_profile_finds_every_layer_of_a_version(small_weights_file):
     names = [name for name in VERSIONS[1:] if name != "v5_codegen"]  # whose steps are version 6's
     benchmarks = experiments.profiles(make_inputs(64, small_weights_file), min(2, available_cores()), names, rounds=2)
