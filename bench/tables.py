@@ -423,7 +423,10 @@ def objects(results: dict) -> Table:
         turns, cells = sum(layer.flops for _, layer in of_stage) / 2, []
         for row in found:
             seconds = sum(row["parts"][layer.name]["conv2d"] for _, layer in of_stage)
-            cells += [digits(seconds / turns, 1e-9), f"{mean(row['adjacent'][number] for number, _ in of_stage):.0%}"]
+            cells += [
+                digits(seconds / turns, 1e-9),
+                f"{100 * mean(row['adjacent'][number] for number, _ in of_stage):.0f} %",
+            ]
         rows.append([f"`{stage}`", digits(turns, 1e6), *cells])
     sums = ", ".join(f"{row['name']} {two_digits(convolutions(row))} s" for row in found)
     notes = [*failures(results, "objects"), *([f"All convolutions: {sums}."] if found else missing("objects"))]

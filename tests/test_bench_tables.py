@@ -114,7 +114,7 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
         ("winograd", "Together they save 26 ms of a picture; in the race it was 200 ms."),
         ("predicted", "| `v1_loops` | interpreter | 200,000 | 6,400 | **-97 %** |"),
         ("predicted", "| | convolutions, objects in order | 200,000 | 8,200 |"),
-        ("objects", "| `layer4` | 809 | 6.00 | 17% | 2.00 | 50% |"),
+        ("objects", "| `layer4` | 809 | 6.00 | 17 % | 2.00 | 50 % |"),
         ("objects", "All convolutions: as it is 25 s, in order 8.2 s."),
         ("predicted", "| | passes | 54 | 280 | **+431 %** |"),
         ("predicted", "| `v3_preload` | products | 82 | 200 | **+145 %** |"),
