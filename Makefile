@@ -64,8 +64,8 @@ GIVEN_WEIGHTS = $(if $(findstring command,$(origin WEIGHTS)),--weights "$(WEIGHT
 OPTIONS = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS)) $(GIVEN_WEIGHTS)
 LATENCY = -m pytest bench $(if $(ONLY),--only "$(ONLY)") --benchmark-sort=name
 
-bench: $(VENV)/bench.stamp ## time every version: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2]
-	@mkdir -p bench/results/runs
+bench: $(VENV)/bench.stamp ## time every version: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2] [WEIGHTS=FILE]
+	@mkdir -p bench/results/runs  # names of 11 characters: bench-compare shows 12
 	$(PY) $(LATENCY) $(OPTIONS) --benchmark-max-time=5 --benchmark-json=bench/results/runs/$$(date +%m%d-%H%M%S).json
 
 bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minute
@@ -82,7 +82,7 @@ bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one p
 	$(PY) -m bench scaling $(ONLY) $(OPTIONS)
 	$(PY) -m bench throughput $(ONLY) $(OPTIONS)
 
-bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (half an hour, on a quiet machine)
+bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (45 minutes, on a quiet machine)
 	$(PY) -m bench reference $(OPTIONS) $(if $(DATA),--data "$(DATA)")
 	$(PY) -m bench plot
 	$(PY) -m bench table

@@ -49,8 +49,8 @@ EXPERIMENTS = {
         lambda found: [tables.objects(found)],
     ),
     "isas": (
-        "versions in every instruction set that this machine has",
-        lambda inputs, a: experiments.instruction_sets(inputs, a.names, a.rounds),
+        "versions 5 to 7 in every instruction set that this machine has, and version 4 beside them",
+        lambda inputs, a: experiments.instruction_sets(inputs, a.threads, a.names, a.rounds),
         lambda found: [tables.instruction_sets(found)],
     ),
     "ladder": (

@@ -123,7 +123,10 @@ class Child:
         return self.trace.take_parts(self.image.shape[0]), self.objects.adjacent
 
     def peak(self) -> float:
-        """FLOP a second of multiply-adds alone at this moment, in the version's threads and instruction set."""
+        """FLOP a second of multiply-adds alone at this moment, on as many threads as the version has.
+
+        In the instruction set that was asked for, else in the widest.
+        """
         if not hasattr(self, "multiply_adds"):
             self.multiply_adds = peak.multiply_adds(self.flags)
         return median(peak.rates(self.multiply_adds, self.facts["threads"], BURSTS))

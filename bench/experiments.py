@@ -58,12 +58,12 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
     return race(named, inputs, "throughput", rounds=3, duration=1.5)
 
 
-def instruction_sets(inputs: Inputs, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
-    """Versions that generate code, in every instruction set that this machine has; and version 4, for comparison.
+def instruction_sets(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
+    """Versions 5 to 7 in every instruction set that this machine has; and version 4, for comparison.
 
     Version 5 on one thread, version 6 on all cores, version 7 on both.
     """
-    entrants, cores = {}, available_cores()
+    entrants, cores = {}, threads or available_cores()
     for name in names or VERSIONS[3:7]:
         counts = {1} if name in ONE_THREAD else {cores} if name == VERSIONS[5] else {1, cores}
         for count in sorted(counts):

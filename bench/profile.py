@@ -75,11 +75,11 @@ class Trace:
 
 
 class Objects:
-    """Version 1's convolution, which notes how the weights lie in memory: `adjacent`, of each convolution, is the share
-    of its numbers that lie at most a cache line behind the one that is used before.
+    """Version 1's convolution, which notes how the weights lie in memory.
 
-    in_order: lay all numbers down in the order in which they are used. Copies alone would not do: Python puts new
-    objects where old ones were freed, here and there. So that memory is filled before the lists are copied.
+    `adjacent`, of each convolution: the share of its weights that lie at most a cache line away from the one used just
+    before. in_order: lay all numbers down in the order in which they are used. Copies alone would not do: Python puts
+    new objects where old ones were freed, here and there. So that memory is filled first.
     """
 
     def __init__(self, conv2d: Callable, in_order: bool):
@@ -91,7 +91,7 @@ class Objects:
             x, weight = (np.array(lists).tolist() for lists in (x, weight))
             del filler
         places = [id(number) for kernel in weight for row in kernel for channels in row for number in channels]
-        self.adjacent.append(float(np.mean((np.diff(places) > 0) & (np.diff(places) <= LINE))))
+        self.adjacent.append(float(np.mean(np.abs(np.diff(places)) <= LINE)))
         return self.conv2d(x, weight, *args, **kwargs)
 
 

@@ -51,14 +51,14 @@ class Contender:
                 worker = Worker(entrant.version, inputs, entrant.threads, cores, cache=cache, isa=entrant.isa)
                 self.workers.append(worker)
             times = self.run(1, 0.0)
+            self.slow = max(times)[0] > SLOW
+            if self.slow:
+                self.note(times)
+            else:
+                self.quick = median(self.run(PICTURES, 0.0)[0]) < QUICK
         except BaseException:
             self.close()
             raise
-        self.slow = max(times)[0] > SLOW
-        if self.slow:
-            self.note(times)
-        else:
-            self.quick = median(self.run(PICTURES, 0.0)[0]) < QUICK
 
     def run(self, pictures: int, duration: float) -> list[list[float]]:
         """All processes at once: `pictures` each and as many more as fit `duration` seconds. Return all times."""

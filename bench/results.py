@@ -83,7 +83,8 @@ def load(path: Path) -> dict:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
         results["benchmarks"], results["failed"], results["peak"], results["settings"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ResultsError(f"{path} is no results file of `python -m bench` ({type(error).__name__})") from None
+        reason = f"no {error}" if isinstance(error, LookupError) else type(error).__name__
+        raise ResultsError(f"{path} is no results file of `python -m bench` ({reason})") from None
     return results
 
 

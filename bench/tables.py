@@ -10,7 +10,7 @@ from functools import partial
 from math import floor as floor_of
 from math import log10
 from pathlib import Path
-from statistics import mean, median, quantiles
+from statistics import median, quantiles
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -423,10 +423,9 @@ def objects(results: dict) -> Table:
         turns, cells = sum(layer.flops for _, layer in of_stage) / 2, []
         for row in found:
             seconds = sum(row["parts"][layer.name]["conv2d"] for _, layer in of_stage)
-            cells += [
-                digits(seconds / turns, 1e-9),
-                f"{100 * mean(row['adjacent'][number] for number, _ in of_stage):.0f} %",
-            ]
+            adjacent = sum(row["adjacent"][number] * layer.weights for number, layer in of_stage)
+            share = adjacent / sum(layer.weights for _, layer in of_stage)
+            cells += [digits(seconds / turns, 1e-9), f"{100 * share:.0f} %"]
         rows.append([f"`{stage}`", digits(turns, 1e6), *cells])
     sums = ", ".join(f"{row['name']} {two_digits(convolutions(row))} s" for row in found)
     notes = [*failures(results, "objects"), *([f"All convolutions: {sums}."] if found else missing("objects"))]
@@ -512,14 +511,12 @@ def profile(results: dict, version: str) -> Table:
 
 def instruction_sets(results: dict) -> Table:
     """Versions in every instruction set of the machine, each beside the peak of that instruction set in its rounds."""
-    rows, narrower, found = [], {}, group(results, "instruction sets")
-    for row in reversed(found):  # the narrowest first
-        key, isa = (row["version"], row["threads"]), row.get("isa", MISSING)
-        peak, share = digits(median(peaks(results, row)), 1e9), of_peak(results, row)
-        cells = [derived(100 * share, row, " %" + " (effective)" * (row["version"] == VERSIONS[6])), peak]
-        gain = times(narrower.get(key), row)
-        rows.insert(0, [f"`{row['version']}`", str(row["threads"]), isa, milliseconds(row), *reversed(cells), gain])
-        narrower[key] = row
+    rows, found = [], group(results, "instruction sets")
+    for row, after in zip(found, [*found[1:], {}]):  # the widest first
+        narrower = after if (after.get("version"), after.get("threads")) == (row["version"], row["threads"]) else None
+        share = derived(100 * of_peak(results, row), row, " %" + " (effective)" * (row["version"] == VERSIONS[6]))
+        cells = [f"`{row['version']}`", str(row["threads"]), row.get("isa", MISSING), milliseconds(row)]
+        rows.append([*cells, digits(median(peaks(results, row)), 1e9), share, times(narrower, row)])
     headings = ["", "threads", "instruction set", "one picture, ms", "peak, GFLOP/s", "of peak", "× narrower"]
     notes = failures(results, "instruction sets") + missing("isas", rows)
     return Table(headings, rows, notes)

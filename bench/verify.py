@@ -23,9 +23,7 @@ RIGHT = {
 
 def main(argv: list[str] | None = None) -> int:
     """Print one line for each version and picture; return 0 if all are right, or if there is nothing to check."""
-    import skimage.data
-
-    parser = argparse.ArgumentParser("python -m bench.verify", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m bench.verify", description=__doc__.partition("  ")[0])
     parser.add_argument("versions", nargs="*", type=partial(named, VERSIONS), default=VERSIONS, metavar="VERSION")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args(argv)
@@ -35,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     if not manifest["source"].startswith(("torchvision", "demo")):
         print(f"nothing to check: {weights.name} does not know ImageNet; `make weights` fetches weights that do")
         return 0
+    import skimage.data  # only now: it is large
+
     pictures, wrong = [Path(skimage.data.__file__).parent / name for name in RIGHT], 0
     for version in arguments.versions:
         command = [sys.executable, ROOT / version / "infer.py", *pictures, "--json", "--weights", weights]

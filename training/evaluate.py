@@ -106,7 +106,11 @@ def main():
     results = []
     try:
         others, pictures, names = find(arguments.data)
-        print(f"{len(pictures):,} pictures for validation; {len(others):,} for training are left out", file=sys.stderr)
+        if others:
+            print(
+                f"{len(pictures):,} pictures to validate with; {len(others):,} to train on are left out",
+                file=sys.stderr,
+            )
         if arguments.count:
             pictures = random.Random(0).sample(pictures, min(arguments.count, len(pictures)))
         for version in arguments.versions:
