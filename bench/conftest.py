@@ -1,5 +1,6 @@
 """`pytest bench`: its options, and what it says besides pytest-benchmark's table."""
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def versions(text: str) -> list[str]:
     """The fastest first: version 1 takes minutes."""
-    return sorted((named(VERSIONS, name) for name in text.replace(",", " ").split()), reverse=True)
+    if chosen := sorted((named(VERSIONS, name) for name in text.replace(",", " ").split()), reverse=True):
+        return chosen
+    raise argparse.ArgumentTypeError("no version is named")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,6 +43,12 @@ def inputs(pytestconfig: pytest.Config) -> Inputs:
 
 def pytest_benchmark_generate_machine_info() -> dict:
     return machine_info()
+
+
+def pytest_benchmark_update_json(output_json: dict) -> None:
+    """Leave out what was interrupted before its last output was checked."""
+    checked = [run for run in output_json["benchmarks"] if run["group"] != "latency" or run["extra_info"]]
+    output_json["benchmarks"] = checked
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,7 @@
 """Results files: pytest-benchmark's JSON, written and read. bench/README.md has the table of what is in one."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +74,12 @@ def update(path: Path, entries: list[dict], peak: dict, inputs: Inputs) -> dict:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Floats cut to five digits: the rest of a time is noise, and doubles the file.
     new = json.loads(json.dumps(new), parse_float=lambda text: float(f"{float(text):.5g}"))
-    path.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")  # a full disk must not cost what was measured before
+    try:
+        partial.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return new
 
 

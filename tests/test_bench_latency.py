@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from common.versions import VERSIONS
 from tests.bench_fakes import fake_inputs, make_version, run_pytest_bench
 
 WRONG = {
@@ -65,6 +66,20 @@ def test_right_output_is_timed_whatever_its_neighbours_do(outcome):
     assert machine["processor"] and machine["cores"] >= 1 and machine["numpy"] == np.__version__
     assert benchmarks["a_once"]["stats"]["rounds"] == 1 and benchmarks["a_once"]["stats"]["min"] >= 0.02
     assert "arrays" not in benchmarks["a_once"]["extra_info"]
+
+
+def test_what_was_interrupted_before_it_was_checked_is_not_stored(tmp_path):
+    fake_inputs(tmp_path, np.random.default_rng(1))
+    interrupt = "if self.calls == 20: os.kill(os.getppid(), signal.SIGINT)\ntime.sleep(0.002)\nreturn y"
+    make_version(tmp_path, "a_once")
+    make_version(tmp_path, "b_interrupted", interrupt)
+    right = [f"right_{number}" for number in range(len(VERSIONS))]  # they run before it, the last one first
+    for name in right:
+        make_version(tmp_path, name, "time.sleep(0.002)\nreturn y")
+    done = run_pytest_bench("--benchmark-max-time=0.2", "--benchmark-json", tmp_path / "run.json", fakes=tmp_path)
+    assert done.returncode == 2, done.stdout
+    stored = json.loads((tmp_path / "run.json").read_text())["benchmarks"]
+    assert [benchmark["param"] for benchmark in stored if benchmark["group"] == "latency"] == right[::-1]
 
 
 def test_real_versions_on_chosen_weights(small_weights_file, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import subprocess
 import sys
 from functools import partial
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import accuracy, experiments, profile, race
+from bench import accuracy, experiments, peak, profile, race
+from bench.child import Child
 from bench.inputs import make_inputs
 from bench.reference import reference_logits
 from bench.worker import Worker
@@ -91,7 +93,8 @@ def test_who_is_quick_runs_as_often_as_asked(inputs, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads process states from Linux's /proc")
-def test_who_is_not_running_is_stopped(inputs, tmp_path):
+def test_who_is_not_running_is_stopped(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "VERSIONS", ("spins",))  # its peak is measured after its pictures
     file = tmp_path / "process"
     make_version(tmp_path, "spins", f"open({str(file)!r}, 'w').write(str(os.getpid()))\nreturn y")
     look = f"state = open('/proc/' + open({str(file)!r}).read() + '/stat').read().split()[2]"
@@ -149,7 +152,7 @@ def entered(monkeypatch, measure, *arguments):
     monkeypatch.setattr(experiments, "make_inputs", lambda size, weights: SimpleNamespace(flops=size**2 * 1e5))
     entries = measure(SimpleNamespace(flops=1, weights=None), *arguments)
     assert len(entries) == sum(map(len, found.values()))
-    named = {group: {name: tuple(e)[:3] for name, e in entrants.items()} for group, entrants in found.items()}
+    named = {group: {name: tuple(e) for name, e in entrants.items()} for group, entrants in found.items()}
     return named, given
 
 
@@ -157,30 +160,44 @@ def test_who_takes_part_in_what(monkeypatch):
     monkeypatch.setattr(experiments, "available_cores", lambda: 4)
     found, given = entered(monkeypatch, experiments.races, None, ("v1_loops", "v6_threads"))
     assert given == {group: {"calls": race.CALLS} for group in found}  # a p99 needs them
-    assert found["race, 1 thread"] == {"v6_threads": ("v6_threads", 1, 1)}  # version 1 runs once
-    assert set(found["race, 4 threads"].values()) == {("v1_loops", 4, 1), ("v6_threads", 4, 1)}
+    assert found["race, 1 thread"] == {"v6_threads": ("v6_threads", 1, 1, None)}  # version 1 runs once
+    assert set(found["race, 4 threads"].values()) == {("v1_loops", 4, 1, None), ("v6_threads", 4, 1, None)}
     found, _ = entered(monkeypatch, experiments.throughput, None, ("v4_no_alloc", "v6_threads"))
     assert found["throughput"] == {
-        "v6_threads, 1 × 4 threads": ("v6_threads", 4, 1),
-        "v4_no_alloc, 4 × 1 thread": ("v4_no_alloc", 1, 4),
-        "v6_threads, 4 × 1 thread": ("v6_threads", 1, 4),
+        "v6_threads, 1 × 4 threads": ("v6_threads", 4, 1, None),
+        "v4_no_alloc, 4 × 1 thread": ("v4_no_alloc", 1, 4, None),
+        "v6_threads, 4 × 1 thread": ("v6_threads", 1, 4, None),
     }
     found, given = entered(monkeypatch, experiments.scaling, None, ("v4_no_alloc", "v6_threads"), (448, 64, 320))
     assert all(options["duration"] == experiments.TURN and options["cache"] for options in given.values())
-    assert [threads for _, threads, _ in found["scaling, threads"].values()] == [1, 2, 3, 4]
+    assert [entrant[1] for entrant in found["scaling, threads"].values()] == [1, 2, 3, 4]
     points = [f"{name}, {size} pixels" for size in (64, 320) for name in ("v4_no_alloc", "v6_threads")]
     assert list(found["scaling, image size"]) == points  # at 448 pixels each would take 33 s
 
 
-def test_a_version_runs_in_the_instruction_set_that_was_asked_for(small_weights_file):
-    """Its own and the peak's code: vectors of four against the widest."""
-    found = experiments.instruction_sets(make_inputs(32, small_weights_file), ("v4_no_alloc", "v5_codegen"), rounds=2)
+def test_a_version_and_its_peak_run_in_the_instruction_set_that_was_asked_for(small_weights_file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(peak, "multiply_adds", lambda flags: asked.append(flags))
+    monkeypatch.setattr(peak, "rates", lambda work, cores, trials: asked.append(cores) or [1.0, 5.0, 3.0])
+    image = np.zeros((32, 32, 3), np.float32)
+    for isa, known in load_version("v6_threads").compiler.Compiler().isas.items():
+        child = Child("v6_threads", small_weights_file, image, 2, isa=isa)
+        assert child.model.network.isa.flags == known.flags and child.model.network.isa.width == known.width
+        assert child.peak() == 3.0 and asked == [known.flags, 2]
+        asked.clear()
+    child = Child("v4_no_alloc", small_weights_file, image, 2)
+    assert child.peak() == 3.0 and asked == [peak.NATIVE, 1]
+
+
+def test_who_runs_in_which_instruction_set(monkeypatch):
+    monkeypatch.setattr(experiments, "available_cores", lambda: 4)
+    found, given = entered(monkeypatch, experiments.instruction_sets, None)
     isas = list(load_version("v5_codegen").compiler.Compiler().isas)
-    assert [entry["extra_info"].get("isa") for entry in found] == [None, *isas]
-    assert [entry["name"] for entry in found[1:]] == [f"v5_codegen, 1 thread, {isa}" for isa in isas]
-    if isas[-1] != isas[0]:
-        rates = [max(entry["extra_info"]["peaks"]) for entry in found]
-        assert rates[1] > 1.2 * rates[-1]  # 2 to 8 times, on a quiet machine
+    expected = [("v4_no_alloc", 1, 1, None), *(("v5_codegen", 1, 1, isa) for isa in isas)]
+    expected += [("v6_threads", 4, 1, isa) for isa in isas]
+    expected += [("v7_winograd", threads, 1, isa) for threads in (1, 4) for isa in isas]
+    assert list(found["instruction sets"].values()) == expected
+    assert given == {"instruction sets": {"duration": experiments.TURN}}
 
 
 def test_trace_gives_each_operator_to_the_convolution_before_it():
@@ -224,15 +241,26 @@ def test_products_are_of_windows_that_have_just_been_written():
     assert all((columns == 1).all() and (out == columns.shape[1]).all() for columns, _, out in products.matrices)
 
 
-def test_version_1_with_its_objects_in_order(small_weights_file):
+def test_objects_are_laid_out_in_order_where_copies_alone_would_not_be():
+    kept = [float(number) for number in range(1 << 18)]
+    random.Random(0).shuffle(kept)
+    del kept[::2]  # leaves gaps everywhere
+    shares, weight = [], np.ones((64, 3, 3, 64)).tolist()
+    for in_order in (False, True):
+        convolution = profile.Objects(lambda x, weight, stride: (x, weight, stride), in_order)
+        assert convolution([[[1.0]]], weight, stride=2) == ([[[1.0]]], weight, 2)
+        shares += convolution.adjacent
+    assert shares[1] > 0.9 > 0.5 > shares[0]
+
+
+@pytest.mark.exhaustive
+def test_version_1_as_it_is_and_with_its_objects_in_order(small_weights_file):
     found = experiments.objects(make_inputs(32, small_weights_file))
     assert [entry["name"] for entry in found] == ["as it is", "in order"] and not [e for e in found if "reason" in e]
-    as_it_is, in_order = (entry["extra_info"] for entry in found)
     convolutions = [layer.name for layer in layers(32)[:-1]]
-    for extra in (as_it_is, in_order):
+    for extra in (entry["extra_info"] for entry in found):
         assert all(extra["parts"][name]["conv2d"] > 0 for name in convolutions) and extra["max_abs_error"] < 1e-3
         assert len(extra["adjacent"]) == len(convolutions)
-    assert np.mean(in_order["adjacent"]) > 0.9 > np.mean(as_it_is["adjacent"])
 
 
 def test_profile_finds_every_layer_of_a_version(small_weights_file):
@@ -248,6 +276,7 @@ def test_profile_finds_every_layer_of_a_version(small_weights_file):
         assert (
             all("read" in part for part in parts.values() if "conv2d" in part) or benchmark["name"] != "v2_vectorized"
         )
+        assert len(set(benchmark["extra_info"]["peaks"])) == 2  # one a round, and no two alike
         assert ("products" in benchmark["extra_info"]) == (benchmark["name"] in experiments.NUMPY)
     turns = [b["extra_info"]["turns"] for b in benchmarks if "turns" in b["extra_info"]]
     assert len(turns) == 2 and all(len(own) == 16 and {len(t) for t in own.values()} == {2} for own in turns)

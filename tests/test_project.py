@@ -30,7 +30,14 @@ def test_make_takes_other_weights(target, tmp_path):
     (weights := tmp_path / "w.safetensors").touch()
     result = make("-n", target, f"WEIGHTS={weights}", "DATA=d", "PICTURES=p")
     assert f'--weights "{weights}"' in result.stdout, result.stderr
-    assert make("-n", target, f"WEIGHTS={weights}x", "DATA=d", "PICTURES=p").returncode == 2
+    result = make("-n", target, f"WEIGHTS={weights}x", "DATA=d", "PICTURES=p")
+    assert result.returncode == 2 and f"{weights}x: there is no such file" in result.stderr
+
+
+@pytest.mark.parametrize("target", ["bench", "bench-quick", "bench-peers", "bench-scaling"])
+def test_the_benchmark_takes_only_weights_that_are_named(target):
+    assert "--weights" not in make("-n", target).stdout
+    assert '--weights "my.safetensors"' in make("-n", target, "WEIGHTS=my.safetensors").stdout
 
 
 def test_make_compares_files_only(tmp_path):
@@ -38,6 +45,12 @@ def test_make_compares_files_only(tmp_path):
     for names in [], [f"A={run}"], [f"A={run}", f"B={run}x"]:
         result = make("bench-compare", *names)
         assert result.returncode == 2 and "error: A=FILE and B=FILE" in result.stderr
+
+
+def test_make_compares_two_runs(tmp_path):
+    """Where the tests' requirements are not installed, too: it must not load their settings."""
+    result = make("-n", "bench-compare", f"A={ROOT}/README.md", f"B={ROOT}/Makefile")
+    assert "cd bench/results && $run compare" in result.stdout
 
 
 @pytest.mark.parametrize(("step", "new"), [("v3 v4", "buffers.py"), ("v6 v7", "winograd.py")])

@@ -324,8 +324,11 @@ def test_a_training_that_diverges_stops_and_keeps_its_checkpoint(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"the last good one")
     with torch.no_grad():
         training.model.fc.weight[0, 0] = float("nan")
-    with pytest.raises(DataError, match="no longer finite at step 1: lower --rate"):
+    with pytest.raises(DataError, match="no longer finite at step 1: give a lower --rate"):
         train.run(training, training.dataset, tmp_path)
+    with pytest.raises(DataError, match="answers are no longer finite"):
+        train.finish(training, training.dataset, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == b"the last good one"
 
 

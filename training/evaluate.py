@@ -95,6 +95,8 @@ def parse_arguments():
     parser.add_argument("--count", type=int, metavar="N", help="of the pictures, chosen at random (default: all)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the results into a JSON file, too")
     arguments = parser.parse_args()
+    if arguments.out and (arguments.out.is_dir() or not arguments.out.parent.is_dir()):
+        parser.error(f"--out {arguments.out} is no place for a file")
     if arguments.count is not None and arguments.count < 1:
         parser.error("--count must be 1 or more")
     return arguments

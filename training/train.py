@@ -56,6 +56,7 @@ COOL_DOWN = 0.55  # share of all steps after which it falls
 SMOOTHING = 0.1  # of the labels
 REPORT = "epoch {epoch:.4g}, pictures of {size}x{size}: loss {loss:.3f}, validation top-1 {top1:.1%}, top-5 {top5:.1%}"
 SAVE_EVERY = 180  # seconds between checkpoints
+REMEDY = "give a lower --rate, and another --out"
 QUICK = 2000  # validation pictures after each epoch, or a few more; all of them at the end
 TRY_SIZES = (64, 80, 96)  # the best size to recognise at need not be the one trained on
 
@@ -178,6 +179,8 @@ def accuracy(model: nn.Module, dataset: Dataset, size: int, device: torch.device
     right = torch.zeros(2, dtype=torch.float64)
     for pixels, labels in zip(dataset.pixels.split(batch), dataset.labels.split(batch)):
         logits = model(batches.prepare(pixels, size, device))
+        if not logits.isfinite().all():
+            raise DataError(f"the network's answers are no longer finite: {REMEDY}")
         found = logits.topk(min(5, logits.shape[1])).indices == labels.to(device)[:, None]
         right += torch.stack([found[:, 0].sum(), found.sum()]).cpu()
     model.train()
@@ -200,7 +203,7 @@ def run(training: Training, validation: Dataset, directory: Path) -> None:
             progress.update(pixels[training.step])
             means.append(training.take_step().cpu())
             if not means[-1].isfinite().all():
-                raise DataError(f"the loss is no longer finite at step {training.step}: lower --rate")
+                raise DataError(f"the loss is no longer finite at step {training.step}: {REMEDY}")
             training.seconds = time.monotonic() - started
             ended = training.step % training.per_epoch == 0 or training.step == training.steps
             if ended:
@@ -225,8 +228,8 @@ def record(training, validation, loss, train_top1):
 def finish(training: Training, validation: Dataset, directory: Path) -> None:
     """Choose the size of the pictures, pack the network, and say what packing cost; sizes.json keeps the figures."""
     state = training.model.state_dict()
-    torch.save(state, directory / "resnet50.pth")
     rows = [measure(training, validation, size, "float32") for size in TRY_SIZES]
+    torch.save(state, directory / "resnet50.pth")
     size = max(rows, key=lambda row: row["top1"])["size"]
     path = directory / "resnet50.npz"
     counter = "num_batches_tracked"  # batch norm's, which plays no part here

@@ -35,7 +35,7 @@ def layers(results: dict, row: dict) -> dict:
     described = architecture.layers(results["settings"]["image_size"])
     names, x = [layer.name for layer in described], list(range(len(described)))
     times = [1e3 * sum(row["parts"][name].values()) for name in names]
-    floors = [tables.floor(layer, results, row["threads"]) for layer in described]
+    floors = [tables.floor(layer, results, row) for layer in described]
     shapes = ["×".join(map(str, layer.in_shape)) + f", {layer.kernel}×{layer.kernel}" for layer in described]
     hover = [
         f"{name}: {shape}<br>{ms:.3f} ms, {1e-3 * ms / least:.2f} × its floor, which {limit} sets"
