@@ -152,7 +152,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what was measured before is stored", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130  # what a shell expects of a program that Ctrl-C ended
 
 
