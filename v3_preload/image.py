@@ -59,6 +59,6 @@ def check_image_size(image_size: int) -> None:
 def check_image(image: NDArray[np.float32], image_size: int) -> None:
     """Raise ValueError unless `image` is what `forward` takes."""
     expected = (image_size, image_size, 3)
-    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    if found != f"float32 {expected}" or not image.flags.c_contiguous or not image.flags.aligned:
-        raise ValueError(f"image: expected a C-contiguous, aligned float32 array of shape {expected}, got {found}")
+    found = (image.dtype, image.shape) if isinstance(image, np.ndarray) else (type(image).__name__,)
+    if found != (np.float32, expected) or not image.flags.c_contiguous or not image.flags.aligned:
+        raise ValueError(f"image: expected aligned, C-contiguous float32 {expected}, got {' '.join(map(str, found))}")
