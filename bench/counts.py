@@ -118,18 +118,22 @@ def step_flops(version, step) -> float:
 
 def winograd_flops(version, step) -> float:
     """Transforms: of each tile and channel. Products: one multiply-add for each position and pair of channels."""
-    at, _, bt = version.winograd.matrices(**step.arguments)
-    positions = len(bt) ** 2
+    size, stride = step.arguments["size"], step.arguments["stride"]
+    at, _, bt = zip(*(version.winograd.matrices(extent, stride) for extent in size))
+    positions = prod(version.winograd.sides(size, stride))
     if step.operator.__name__ == "winograd_input":
-        return prod(step.out.shape) / positions * both_sides(bt)
+        return prod(step.out.shape) / positions * both_sides(*bt)
     tiles = prod(step.x.shape) / step.x.channels / positions
-    return tiles * step.out.channels * (2.0 * positions * step.x.channels + both_sides(at))
+    return tiles * step.out.channels * (2.0 * positions * step.x.channels + both_sides(*at))
 
 
-def both_sides(matrix: list) -> int:
-    """Operations of matrix tile matrix^T: additions, and multiplications by all but 1 and -1."""
-    line = sum(sum(f != 0 for f in row) - 1 + sum(abs(f) not in (0, 1) for f in row) for row in matrix)
-    return line * (len(matrix[0]) + len(matrix))
+def both_sides(down: list, right: list) -> int:
+    """Operations of down tile right^T, columns first: additions, and multiplications by all but 1 and -1."""
+    column, row = (
+        sum(sum(f != 0 for f in line) - 1 + sum(abs(f) not in (0, 1) for f in line) for line in matrix)
+        for matrix in (down, right)
+    )
+    return column * len(right[0]) + row * len(down)
 
 
 def tensors(described: list[Layer]) -> int:

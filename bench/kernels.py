@@ -156,7 +156,7 @@ def version_kernel(version, task: Task, isa) -> Kernel:
         steps = [version.codegen.Step(layer.name, version.ops.conv2d, x, out, arguments)]
     else:
         winograd = version.winograd
-        tiling = {"size": winograd.tile_size(isa, x, out) or 2, "stride": layer.stride}  # 2: for any layer
+        tiling = {"size": winograd.tile_size(isa, x, out) or (2, 2), "stride": layer.stride}  # for any layer
         tiles = plan.take("tiles", (*winograd.tiled_shape(isa, out, **tiling), layer.in_shape[2]), isa.width)
         steps = [
             version.codegen.Step(f"{layer.name}.transform", winograd.winograd_input, x, tiles, tiling),

@@ -68,7 +68,7 @@ def test_version_5_reads_each_weight_once_and_version_6_the_same():
 def test_winograd_does_fewer_operations_and_its_transforms_count():
     version, made = network("v7_winograd")
     at, _, bt = version.winograd.matrices(2)
-    assert counts.both_sides(bt) == 32 and counts.both_sides(at) == 24  # Lavin and Gray 2016, section 4.1
+    assert counts.both_sides(bt, bt) == 32 and counts.both_sides(at, at) == 24  # Lavin and Gray 2016, section 4.1
     saved = counts.work("v6_threads", SIZE).flops - counts.work("v7_winograd", SIZE).flops
     direct = winograd = 0
     flops = {step.name: counts.step_flops(version, step) for step in made.steps}

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from buffers import Buffer
 from compiler import Isa
 from ops import VECTORS, braces, conv2d, fully_connected, weight_layout
 from threads import POOL
-from winograd import side, winograd_conv2d
+from winograd import sides, winograd_conv2d
 
 PARAMETERS = "const float *weights, float *memory, long thread, long threads"
 
@@ -35,7 +36,7 @@ class Step:
     @property
     def taps(self) -> int:
         """Weights for each pair of an input and an output channel."""
-        return side(**self.arguments) ** 2 if self.operator == winograd_conv2d else self.kernel**2
+        return prod(sides(**self.arguments)) if self.operator == winograd_conv2d else self.kernel**2
 
     @property
     def weight_size(self) -> int:

@@ -6,7 +6,7 @@ typedef float vector __attribute__((vector_size(32), may_alias));
 typedef int mask __attribute__((vector_size(32), may_alias));
 
 /* layer1.0.conv2 */
-static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x5(
+static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x5(
     const float *w, const float *bias, const float *in, float *result, const float *next, long chunk
 ) {
     vector sum0_0_0, sum0_0_1;
@@ -91,7 +91,7 @@ static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x5(
     *(vector *)(result + 4064) = sum0_4_1;
 }
 
-static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x4(
+static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x4(
     const float *w, const float *bias, const float *in, float *result, const float *next, long chunk
 ) {
     vector sum0_0_0, sum0_0_1;
@@ -165,7 +165,7 @@ static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_1x4(
     *(vector *)(result + 4056) = sum0_3_1;
 }
 
-static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_4x4_output(
+static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_4x4_output(
     const float *product, const float *bias, float *result
 ) {
     const vector d0_0 = *(vector *)product;
@@ -262,7 +262,7 @@ static __attribute__((noinline)) void winograd4_64x504x14_to_64x56x56_4x4_output
     *(vector *)(result + 1368) = (vector)((mask)y3_3 & ~(y3_3 < 0.0f));
 }
 
-static void winograd4_64x504x14_to_64x56x56(
+static void winograd4x4_64x504x14_to_64x56x56(
     const float *weights, const float *input, float *output, long thread, long threads
 ) {
     const vector zeros[2] = {{0}};
@@ -275,11 +275,11 @@ static void winograd4_64x504x14_to_64x56x56(
                 const float *in = input + (strip * 36 + position) * 112;
                 float *result = products + position * 112;
                 for (long x = 0; x < 10; x += 5) {
-                    winograd4_64x504x14_to_64x56x56_1x5(w, (const float *)zeros, in + x * 8, result + x * 8, next, 0);
+                    winograd4x4_64x504x14_to_64x56x56_1x5(w, (const float *)zeros, in + x * 8, result + x * 8, next, 0);
                     next += 352;
                 }
                 for (long x = 10; x < 14; x += 4) {
-                    winograd4_64x504x14_to_64x56x56_1x4(w, (const float *)zeros, in + x * 8, result + x * 8, next, 0);
+                    winograd4x4_64x504x14_to_64x56x56_1x4(w, (const float *)zeros, in + x * 8, result + x * 8, next, 0);
                     next += 352;
                 }
                 w += 1024;
@@ -292,8 +292,8 @@ static void winograd4_64x504x14_to_64x56x56(
                     long y = strip * 1 + row;
                     if (y >= 0 && y < 14) {
                         for (long x = 0; x < 14; x += 1) {
-                            winograd4_64x504x14_to_64x56x56_4x4_output(product + (row * 14 + x) * 8, bias,
-                                result + (y * 448 + x * 8) * 4);
+                            winograd4x4_64x504x14_to_64x56x56_4x4_output(product + (row * 14 + x) * 8, bias,
+                                result + y * 1792 + x * 32);
                         }
                     }
                 }
@@ -303,7 +303,7 @@ static void winograd4_64x504x14_to_64x56x56(
 }
 
 static void layer1_0_conv2(const float *weights, float *memory, long thread, long threads) {
-    winograd4_64x504x14_to_64x56x56(weights + 30272, memory + 2209264, memory + 990448, thread, threads);
+    winograd4x4_64x504x14_to_64x56x56(weights + 30272, memory + 2209264, memory + 990448, thread, threads);
 }
 
 static void (*const steps[])(const float *weights, float *memory, long thread, long threads) = {
