@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from bench import caches, experiments, ladder, results, tables
+from bench import caches, experiments, kernel_tables, ladder, results, sections, tables
 from bench.accuracy import accuracy
 from bench.batches import measured_batches
 from bench.inputs import SYNTHETIC, InputError, make_inputs
@@ -56,12 +56,16 @@ EXPERIMENTS = {
     "ladder": (
         "one layer, from a plain loop nest to the versions' kernels; NAME: an instruction set",
         lambda inputs, a: ladder.climb(inputs, a.names, a.rounds),
-        lambda found: [tables.ladder(found), tables.tiles(found), tables.chains(found)],
+        lambda found: [kernel_tables.ladder(found), kernel_tables.tiles(found), kernel_tables.chains(found)],
     ),
     "caches": (
         "how long a load takes, against how much is read and from where",
         lambda inputs, a: caches.survey(inputs, a.rounds),
-        lambda found: [tables.cache_sizes(found), tables.cache_sets(found), tables.cache_pages(found)],
+        lambda found: [
+            kernel_tables.cache_sizes(found),
+            kernel_tables.cache_sets(found),
+            kernel_tables.cache_pages(found),
+        ],
     ),
     "accuracy": (
         "labelled pictures named right, in float32 and in int8; --data names the pictures",
@@ -98,8 +102,8 @@ def act(arguments: argparse.Namespace) -> int:
         for chosen, pictures in [(arguments.results, PICTURES | LADDER)] if arguments.results else published:
             print(*draw_all(results.load(chosen), chosen.parent, pictures), sep="\n")
     elif command == "table":
-        for path in map(Path, names) if names else tables.marked(ROOT):
-            tables.rewrite(path, results.load(arguments.results or results.of_page(path)))
+        for path in map(Path, names) if names else sections.marked(ROOT):
+            sections.rewrite(path, results.load(arguments.results or results.of_page(path)))
             print(path)
     elif command == "reference":
         every = [name for name in EXPERIMENTS if name != "accuracy" or arguments.data]  # else what is stored stays

@@ -8,7 +8,7 @@ import pytest
 from bench.__main__ import image_size, named, thread_count
 from bench.inputs import InputError, Inputs, make_inputs
 from bench.machine import machine_info
-from bench.tables import Table, digits
+from bench.text import Table, digits
 from common.machine import available_cores
 from common.versions import VERSIONS
 

@@ -11,19 +11,9 @@ from bench.counts import work
 from bench.experiments import plural, race_group
 from bench.ladder import RUNGS
 from bench.profile import PRODUCTS
+from bench.quantities import ceiling, floor, isa, ladder_rows, race_counts, ratio, step_rows
 from bench.results import group
-from bench.tables import (
-    bytes_text,
-    ceiling,
-    digits,
-    floor,
-    isa,
-    ladder_rows,
-    milliseconds,
-    race_counts,
-    ratio,
-    step_rows,
-)
+from bench.text import bytes_text, digits, milliseconds, times
 from common import architecture
 from common.plot_style import BLUE, FAINT, INK, PLAIN, RED, STYLE, VERSION_COLOURS, WIDTH, colour, save, shade
 from common.versions import VERSIONS
@@ -65,11 +55,11 @@ def steps(results: dict) -> Figure:
     """Bars on a log scale, with the time and the factor over the step before."""
     rows = list(step_rows(results).values())
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
-    times = [row["median"] * 1e3 for row in rows]
-    factors = [f", {row['times_previous']}" if row["previous"] else "" for row in rows]
+    taken = [row["median"] * 1e3 for row in rows]
+    factors = [f", {times(row['before'], row)}" if row["before"] else "" for row in rows]
     shown = [milliseconds(row).replace(" (", " ms (") + " ms" * (row["rounds"] > 1) for row in rows]
-    bars(axes, rows, times, [text + gain for text, gain in zip(shown, factors)])
-    axes.set(xscale="log", xlim=(min(times) / 4, max(times) * 8))
+    bars(axes, rows, taken, [text + gain for text, gain in zip(shown, factors)])
+    axes.set(xscale="log", xlim=(min(taken) / 4, max(taken) * 8))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("one picture, ms (log scale), and times as fast as the step before")
     axes.grid(axis="x")
@@ -84,8 +74,8 @@ def race(results: dict) -> Figure:
         rows = [row for row in group(results, race_group(count)) if row["threads"] == count]
         # Beside the interpreter's version and the first of NumPy's all others would look alike.
         rows = sorted((row for row in rows if row["name"][:2] not in ("v1", "v2")), key=lambda row: row["median"])
-        times = [row["median"] * 1e3 for row in rows]
-        bars(axes, rows, times, [digits(ms) for ms in times])
+        taken = [row["median"] * 1e3 for row in rows]
+        bars(axes, rows, taken, [digits(ms) for ms in taken])
         axes.set_xlabel("one picture, ms")
         axes.set_title(plural(count, "thread"), loc="left")
     return figure

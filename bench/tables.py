@@ -1,158 +1,42 @@
-"""Results as tables: on the terminal, and between markers in Markdown files.
-
-`<!-- bench:NAME -->` and `<!-- /bench:NAME -->` enclose what `python -m bench table` writes; NAME is one of SECTIONS.
-"""
+"""The tables of versions and engines: races, profiles, and what articles make of them."""
 
 import json
-import re
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from math import floor as floor_of
-from math import log10
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
-from typing import NamedTuple
-
-from tabulate import tabulate
+from statistics import median
 
 from bench.counts import work
 from bench.experiments import plural, race_group
-from bench.ladder import LAYERS, RUNGS
 from bench.machine import generation
-from bench.profile import OPERATORS, PRODUCTS, READ
+from bench.profile import OPERATORS, PRODUCTS
+from bench.quantities import (
+    ceiling,
+    convolutions,
+    floor,
+    isa,
+    measured_terms,
+    of_peak,
+    pairs,
+    peaks,
+    predicted_terms,
+    race_counts,
+    ratio,
+    step_rows,
+)
 from bench.race import CALLS
-from bench.results import ResultsError, group, of_all_machines
-from common.architecture import Layer, layers
-from common.marked import fill
+from bench.results import group, of_all_machines
+from bench.text import MISSING, Table, derived, digits, failures, milliseconds, missing, percent, times, two_digits
+from common.architecture import layers
 from common.versions import BEFORE, VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
-MISSING = "–"
 TOLERATED = 0.2  # of a predicted term
-IN_ORDER = "convolutions, objects in order"  # of version 1
-
-
-class Table(NamedTuple):
-    """Rows of texts under headings, and sentences below them."""
-
-    headings: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    notes: Sequence[str] = ()
-
-    def text(self, style: str) -> str:
-        """style: one of tabulate's, "pipe" for Markdown."""
-        alignment = ("left", *["right"] * (len(self.headings) - 1))
-        table = tabulate(self.rows, self.headings, tablefmt=style, disable_numparse=True, colalign=alignment)
-        return "\n\n".join([table] * bool(self.rows) + list(self.notes))
-
-
-def digits(value: float | None, unit: float = 1, after: str = "") -> str:
-    """Three of them: more is not known of a time."""
-    if not value:
-        return MISSING if value is None else "0"
-    rounded = float(f"{value / unit:.3g}")
-    whole = rounded >= 100 or (unit == 1 and isinstance(value, int))
-    return (f"{rounded:,.0f}" if whole else f"{rounded:#.3g}") + after
-
-
-def known(value: float, spread: float) -> tuple[str, str]:
-    """Both, rounded to the spread's first digit, or to its second if the first is 1."""
-    if not spread:
-        return digits(value), "0"
-    spread = float(f"{spread:.2g}")  # 0.996 is 1.0, which begins with 1
-    place = floor_of(log10(spread))
-    places = -place + (spread / 10**place < 2)
-    return tuple(f"{round(number, places):,.{max(places, 0)}f}" for number in (value, spread))
-
-
-def two_digits(value: float) -> str:
-    """Of what was measured once."""
-    return f"{float(f'{value:.2g}'):,g}"
-
-
-def milliseconds(row: dict) -> str:
-    """The median and half the distance between the quartiles."""
-    if row["rounds"] == 1:
-        return two_digits(1e3 * row["median"]) + " (one run)"
-    return " ± ".join(known(1e3 * row["median"], row["iqr"] / 2e-3))
-
-
-def derived(value: float | None, row: dict, after: str = "") -> str:
-    """What was computed from a row's time, with as many digits as that is known to."""
-    if value is None:
-        return MISSING
-    if row["rounds"] == 1:
-        return two_digits(value) + after
-    return known(value, value * row["iqr"] / 2 / row["median"])[0] + after
-
-
-def ratio(one: dict, other: dict) -> float:
-    """How many times as long `one` takes as `other`: the median of the rounds' own ratios."""
-    return median(ratios(one, other))
-
-
-def ratios(one: dict, other: dict) -> list[float]:
-    """Each round's own; a single one if there was but one round, as of version 1, which does not take turns."""
-    if 1 in (one["rounds"], other["rounds"]):
-        return [one["median"] / other["median"]]
-    return [a / b for a, b in zip(one["data"], other["data"])]
-
-
-def times(one: dict | None, other: dict, after: str = "×") -> str:
-    """The ratio as text, with half the distance between the quartiles of the rounds' own."""
-    if one is None:
-        return MISSING
-    if len(found := ratios(one, other)) == 1:
-        return ("1" if found == [1.0] else f"≈ {two_digits(found[0])}") + after
-    low, _, high = quantiles(found, n=4, method="inclusive")
-    middle, spread = known(median(found), (high - low) / 2)
-    return f"{middle}{after}" + f" ± {spread}" * (spread != "0")
-
-
-def ceiling(results: dict, what: str, threads: int) -> float:
-    """What so many cores can do at most. what: "flops" or "bandwidth"."""
-    peak = results["peak"]
-    return min(threads * peak[f"{what}_1"], peak[what]) if threads > 1 else peak[f"{what}_1"]
-
-
-def peaks(results: dict, row: dict) -> list[float]:
-    """FLOP a second of multiply-adds alone in each of the row's rounds; in files that lack them, the best of all."""
-    return row.get("peaks") or [ceiling(results, "flops", row["threads"])] * row["rounds"]
-
-
-def of_peak(results: dict, row: dict) -> float:
-    """The share that a version reaches of what its cores did in the same round with multiply-adds alone: the median."""
-    return median(row["flops"] / seconds / peak for seconds, peak in zip(row["data"], peaks(results, row)))
-
-
-def race_counts(results: dict) -> list[int]:
-    """The numbers of threads that there are races of."""
-    groups = {benchmark["group"] for benchmark in results["benchmarks"]}
-    return sorted(int(name.split()[1]) for name in groups if name.startswith("race, "))
-
-
-def step_rows(results: dict) -> dict[str, dict]:
-    """{version: what its row needs}, from the race on all cores; versions that failed are left out."""
-    raced = {row["name"]: row for count in race_counts(results)[-1:] for row in group(results, race_group(count))}
-    alone = {row["version"]: row for row in group(results, "throughput") if row["threads"] == 1}
-    rows = {}
-    for name in VERSIONS:
-        before = BEFORE.get(name)
-        if row := raced.get(name):
-            rows[name] = row | {
-                "of_peak": of_peak(results, row),
-                "images": 1 / alone[name]["median"] if name in alone else None,
-                "previous": ratio(raced[before], row) if before in raced else None,
-                "times_previous": times(raced.get(before), row),
-                "times_first": times(raced.get(VERSIONS[0]), row),
-            }
-    return rows
 
 
 STEP_CELLS: dict[str, Callable[[dict], str]] = {
     "one picture, ms": lambda row: milliseconds(row),
-    "× previous": lambda row: row["times_previous"],
-    "× v1": lambda row: row["times_first"],
+    "× previous": lambda row: times(row["before"], row),
+    "× v1": lambda row: times(row["first"], row),
     "effective GFLOP/s": lambda row: derived(row["gflops"], row),
     "of peak": lambda row: derived(100 * row["of_peak"], row, " %" + " (effective)" * (row["of_peak"] > 1)),
     "images/s": lambda row: derived(row["images"], row),
@@ -189,12 +73,6 @@ def step(results: dict, version: str) -> Table:
     shown = [name for name in (BEFORE.get(version), version) if name in rows]
     table = [[heading, *(cell(rows[name]) for name in shown)] for heading, cell in STEP_CELLS.items()]
     return Table(["", *(f"`{name}`" for name in shown)], table, failures(results, "race") + environment(results).notes)
-
-
-def failures(results: dict, of: str) -> list[str]:
-    """Why contenders were not timed."""
-    found = [item for item in results["failed"] if item["group"].startswith(of)]
-    return [f"Not timed: `{item['name']}` ({item['group']}): {item['reason']}." for item in found]
 
 
 def race(results: dict) -> Table:
@@ -246,10 +124,6 @@ def labelled(results: dict) -> list[str]:
     return [text.format(**row) for row in group(results, "accuracy")[:1]]
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
 def environment(results: dict) -> Table:
     info, peak = results["machine_info"], [digits(results["peak"][key], 1e9) for key in ("flops_1", "flops")]
     commits = ", ".join(dict.fromkeys(b["extra_info"]["commit"] for b in results["benchmarks"]))
@@ -275,17 +149,6 @@ def machines(_: dict) -> Table:
             rows.append(row)
     headings = ["processor", "threads", "v7, ms", "engine, ms", "fastest in float32", "engine ÷ v7"]
     return Table([*headings, "v8, ms", "engine, ms", "fastest in int8", "engine ÷ v8"], rows)
-
-
-def pairs(results: dict, threads: int) -> list[tuple[dict | None, dict | None]]:
-    """Our fastest version and the fastest engine: in float32, then in int8."""
-    found = []
-    for version, precision in (("v7_winograd", "float32"), ("v8_int8", "int8")):
-        rows = [row for row in group(results, race_group(threads)) if row["precision"] == precision]
-        engines = sorted((row for row in rows if row["name"] not in VERSIONS), key=lambda row: row["median"])
-        ours = [row for row in rows if row["name"] == version and row["threads"] == threads]
-        found.append((next(iter(ours), None), next(iter(engines), None)))
-    return found
 
 
 def operators(results: dict) -> Table:
@@ -353,42 +216,6 @@ def winograd(results: dict) -> Table:
     return Table(["layers", "v6, ms", "v7, ms", "of it the input's transform, ms", "v7 ÷ v6"], rows, notes)
 
 
-def isa(results: dict) -> str:
-    """The versions' name for the widest vectors of the machine."""
-    sets = results["machine_info"]["instruction_sets"]
-    names = {"avx512f": "avx512", "avx2": "avx2", "asimd": "neon"}
-    return next((name for key, name in names.items() if key in sets), "generic128")
-
-
-def predicted_terms(results: dict, version: str) -> dict[str, float]:
-    """{term: seconds} by article 16's model, from the machine's constants and the counts."""
-    peak = results["peak"]
-    counted = work(version, results["settings"]["image_size"], isa(results))
-    flops = sum(layer.flops for layer in layers(results["settings"]["image_size"]))
-    if version == VERSIONS[0]:
-        return dict.fromkeys(("interpreter", IN_ORDER), flops / 2 / peak["turns"])
-    terms = {"products": flops / peak["blas"], "passes": counted.passes / peak["bandwidth_1"]}
-    if counted.read:
-        terms["files"] = counted.tensors / peak["tensors"] + counted.read / peak["copied"]
-    return terms | {"interpreter": counted.operators / peak["calls"]}
-
-
-def measured_terms(results: dict, version: str) -> dict[str, float]:
-    """The same terms, from the version's profile. Products: alone, in turns with the pictures; passes: the rest of the
-    operators; interpreter: what passes between them, and all of version 1."""
-    for row in group(results, "profile"):
-        if row["name"] == version and "products" in row:
-            parts = row["parts"].values()
-            read = sum(part.get(READ, 0.0) for part in parts)
-            called = sum(sum(part.values()) for part in parts) - read
-            terms = {"products": row["products"], "passes": called - row["products"], "files": read}
-            return terms | {"interpreter": row["rest"], "sum": row["median"]}
-    row = step_rows(results).get(version)
-    terms = dict.fromkeys(("interpreter", "sum") if version == VERSIONS[0] else ("sum",), row["median"]) if row else {}
-    ordered = (convolutions(row) for row in group(results, "objects") if row["name"] == "in order")
-    return terms | {IN_ORDER: next(ordered, None)}
-
-
 def predicted(results: dict) -> Table:
     """Article 16's prediction against the profile, term by term, for the versions before it."""
     rows, peak = [], results["peak"]
@@ -431,11 +258,6 @@ def objects(results: dict) -> Table:
     notes = [*failures(results, "objects"), *([f"All convolutions: {sums}."] if found else missing("objects"))]
     columns = [f"{row['name']}: {what}" for row in found for what in ("a turn, ns", "adjacent")]
     return Table(["", "million turns", *columns], rows, notes)
-
-
-def convolutions(profiled: dict) -> float:
-    """Seconds of all of a profile's convolutions."""
-    return sum(part.get("conv2d", 0.0) for part in profiled["parts"].values())
 
 
 def constants(results: dict) -> Table:
@@ -483,13 +305,6 @@ def batches(results: dict) -> Table:
     return Table(["images/s, batch of", *map(str, columns)], rows, failures(results, "batches"))
 
 
-def floor(layer: Layer, results: dict, profiled: dict) -> tuple[float, str]:
-    """The least seconds that a direct convolution can take, and what sets it. profiled: a version's row."""
-    arithmetic = layer.flops / median(peaks(results, profiled))
-    memory = layer.bytes / ceiling(results, "bandwidth", profiled["threads"])
-    return max((arithmetic, "arithmetic"), (memory, "memory"))
-
-
 def profile(results: dict, version: str) -> Table:
     """Every layer's time, effective rate, share of the picture's time, and distance from its floor."""
     (profiled,) = (row for row in group(results, "profile") if row["name"] == version)
@@ -522,143 +337,12 @@ def instruction_sets(results: dict) -> Table:
     return Table(headings, rows, notes)
 
 
-def missing(experiment: str, rows: Collection = ()) -> list[str]:
-    """What to say in place of a table without rows."""
-    return [] if rows else [f"Not measured: `python -m bench {experiment}`."]
-
-
-def ladder_isas(results: dict) -> list[str]:
-    """The instruction sets on which the ladder was climbed, the best first."""
-    groups = dict.fromkeys(benchmark["group"] for benchmark in results["benchmarks"])
-    found = [name.removeprefix("ladder, ") for name in groups if name.startswith("ladder, ")]
-    return [name for name in found if name not in ("tiles", "chains")]
-
-
-def ladder_rows(results: dict, isa: str | None = None) -> dict[str, dict[str, dict]]:
-    """{rung: {layer: row}} of an instruction set, the best unless named."""
-    found = ladder_isas(results)
-    isa = isa or next(iter(found), None)
-    rows: dict[str, dict[str, dict]] = {}
-    for row in group(results, f"ladder, {isa}"):
-        rows.setdefault(row["rung"], {})[row["layer"]] = row
-    return {name: rows[name] for name in RUNGS if name in rows}
-
-
-def of_best(results: dict, row: dict) -> str:
-    """The share of the best rate that was ever measured: a rung's fastest turn is such a best, too."""
-    return digits(row["gflops"] * 1e9 / results["peak"]["flops_1"], 0.01, " %")
-
-
-def ladder(results: dict) -> Table:
-    """Every rung's fastest turn, its share of the peak, and its factor over the rung before."""
-    rows, before, isa = [], {}, MISSING
-    for name, measured in ladder_rows(results).items():
-        cells, beside = [], RUNGS[name].beside
-        for layer in LAYERS:
-            row = measured.get(layer)
-            faster = before[layer]["min"] / row["min"] if row and layer in before and not beside else None
-            cells += [digits(row["min"], 1e-3), digits(row["gflops"]), of_best(results, row)] if row else [MISSING] * 3
-            cells.append(digits(faster, after="×"))
-            isa = row["isa"] if row else isa
-        rows.append([RUNGS[name].title, *cells])
-        before = before if beside or name in ("v7", "v8") else before | measured  # both go on from version 5
-    headings = [f"{layer}: {what}" for layer in LAYERS for what in ("ms", "GFLOP/s", "of peak", "× before")]
-    note = f"{isa}, one thread, the fastest of the turns. Versions 7 and 8: effective rate, and × version 5's."
-    return Table(["", *headings], rows, [*failures(results, "ladder"), note, *environment(results).notes])
-
-
-def ladder_everywhere(results: dict) -> Table:
-    """GFLOP/s of every rung on every instruction set that was measured."""
-    found = [ladder_rows(results, isa) for isa in ladder_isas(results)]
-    rows = []
-    for name, rung in RUNGS.items():
-        measured = [rungs.get(name, {}).get(layer) for rungs in found for layer in LAYERS]
-        rows.append([rung.title, *(digits(row and row["gflops"]) for row in measured)])
-    return Table(["GFLOP/s", *(f"{isa}, {layer}" for isa in ladder_isas(results) for layer in LAYERS)], rows)
-
-
-def rung(results: dict, name: str) -> Table:
-    """One rung's numbers, and the beginning of the loop in which it spends its time."""
-    found = ladder_rows(results).get(name, {})
-    numbers = [
-        f"{layer}: {digits(row['min'], 1e-3)} ms, {digits(row['gflops'])} GFLOP/s, {of_best(results, row)} of the peak"
-        for layer, row in found.items()
-    ]
-    if not numbers:
-        return Table(notes=missing("ladder"))
-    row = next(iter(found.values()))
-    counts = sorted(row["instructions"].items(), key=lambda item: -item[1])
-    total, census = sum(row["instructions"].values()), ", ".join(f"{count} `{name}`" for name, count in counts[:4])
-    first = f"; the first {len(row['assembly'])}" * (total > len(row["assembly"]))
-    loop = f"The innermost loop, {row['layer']}, {row['isa']}: {total} instructions, among them {census}{first}:"
-    return Table(notes=[f"**{'; '.join(numbers)}.**", loop, "\n".join(["```", *row["assembly"], "```"])])
-
-
-def tiles(results: dict) -> Table:
-    """GFLOP/s of register tiles of many sizes."""
-    found = group(results, "ladder, tiles")
-    rates = {(row["pixels"], row["vectors"]): digits(row["gflops"]) for row in found}
-    vectors = sorted({v for _, v in rates})
-    rows = [[str(p), *(rates.get((p, v), MISSING) for v in vectors)] for p in sorted({p for p, _ in rates})]
-    notes = [f"The 3x3 on {found[0]['isa']}, GFLOP/s."] if found else missing("ladder")
-    return Table(["pixels", *(plural(v, "vector") for v in vectors)], rows, failures(results, "ladder, tiles") + notes)
-
-
-def chains(results: dict) -> Table:
-    """GFLOP/s of multiply-adds in so many chains."""
-    rates = {row["name"]: digits(row["gflops"]) for row in group(results, "ladder, chains")}
-    return Table(["chains", *rates], [["GFLOP/s", *rates.values()]] * bool(rates), missing("ladder", rates))
-
-
-def loads(results: dict, experiment: str) -> dict[int, str]:
-    """{point: nanoseconds of a load}, the fastest of the turns."""
-    return {row["point"]: digits(row["min"], 1e-9) for row in group(results, f"caches, {experiment}")}
-
-
-def cache_sizes(results: dict) -> Table:
-    """What Linux says of the caches; and how long a load takes from so much memory."""
-    found = loads(results, "size")
-    said = next((row["linux"] for row in group(results, "caches, size")), {})
-    caches = [f"{name} {bytes_text(size)}, {ways} ways, {sets:,} sets" for name, (size, ways, sets) in said.items()]
-    rows = [[bytes_text(size), time] for size, time in sorted(found.items()) if size & (size - 1) == 0]
-    said_so = [f"Linux says: {'; '.join(caches)}."] * bool(caches)
-    return Table(["bytes in use", "ns a load"], rows, said_so + missing("caches", rows))
-
-
-def bytes_text(size: int) -> str:
-    return f"{size >> 20:,} MiB" if size >= 1 << 20 else f"{size / 1024:g} KiB"
-
-
-def cache_sets(results: dict) -> Table:
-    """Lines 4096 bytes apart, which share a set of the first-level cache, and lines 4160 apart, which do not."""
-    apart = {stride: loads(results, f"{stride} bytes apart") for stride in (4096, 4160)}
-    rows = [[str(count), *(apart[stride].get(count, MISSING) for stride in apart)] for count in apart[4096]]
-    headings = ["lines", *(f"{stride} bytes apart, ns a load" for stride in apart)]
-    return Table(headings, rows, missing("caches", rows))
-
-
-def cache_pages(results: dict) -> Table:
-    """A line of each of so many pages, small and large; and as many lines side by side."""
-    dense, small, large = (loads(results, name) for name in ("size", "pages", "pages of 2 MiB"))
-    counts = [count for count in sorted(small) if count & (count - 1) == 0]
-    rows = [[f"{n:,}", *(found.get(place, MISSING) for found, place in ((dense, 64 * n), (small, n), (large, n)))]
-            for n in counts]  # fmt: skip
-    headings = ["lines", "side by side, ns a load", "4 KiB apart", "the same in pages of 2 MiB"]
-    return Table(headings, rows, missing("caches", rows))
-
-
-def cache_strides(results: dict) -> Table:
-    """Reading every n-th byte of 128 MiB: below a line's length nothing is saved."""
-    rows = [[str(row["point"]), digits(row["min"], 1e-3)] for row in group(results, "caches, stride")]
-    return Table(["a byte of every", "ms for 128 MiB"], rows, missing("caches", rows))
-
-
 def throughput(results: dict) -> Table:
     """Pictures a second of every way to share the cores, and how long each picture takes in it."""
     rows = []
     for row in group(results, "throughput"):
-        times = [digits(row[key], 1e-3) for key in ("p50", "p95", "p99")]
-        rows.append([row["name"], digits(1 / row["median"]), *times, digits(row["peak_memory"], 2**20)])
+        quantiles = [digits(row[key], 1e-3) for key in ("p50", "p95", "p99")]
+        rows.append([row["name"], digits(1 / row["median"]), *quantiles, digits(row["peak_memory"], 2**20)])
     headings = ["processes × threads", "images/s", "a picture: p50, ms", "p95", "p99", "memory, MiB"]
     return Table(headings, rows, failures(results, "throughput"))
 
@@ -671,51 +355,3 @@ def sizes(results: dict) -> Table:
     columns = sorted({size for own in points.values() for size in own})
     rows = [[version, *(own.get(size, MISSING) for size in columns)] for version, own in points.items()]
     return Table(["ms at size", *map(str, columns)], rows, failures(results, "scaling"))
-
-
-SECTIONS: dict[str, Callable[[dict], Table]] = {
-    "table": all_steps,
-    "race": race,
-    "accuracy": accuracy,
-    "machine": environment,
-    "machines": machines,
-    "operators": operators,
-    "ceilings": ceilings,
-    "threads": threads,
-    "winograd": winograd,
-    "predicted": predicted,
-    "constants": constants,
-    "objects": objects,
-    "amounts": amounts,
-    "batches": batches,
-    "throughput": throughput,
-    "isas": instruction_sets,
-    "ladder": ladder,
-    "ladder_everywhere": ladder_everywhere,
-    "tiles": tiles,
-    "chains": chains,
-    "cache_sizes": cache_sizes,
-    "cache_sets": cache_sets,
-    "cache_pages": cache_pages,
-    "cache_strides": cache_strides,
-} | {version.split("_")[0]: partial(step, version=version) for version in VERSIONS}
-SECTIONS |= {f"rung_{name}": partial(rung, name=name) for name in RUNGS}
-
-
-def marked(root: Path) -> list[Path]:
-    """The README and the articles below `root` that have sections to fill."""
-    pages = [*root.glob("*.md"), *sorted(root.glob("docs/*.md")), *sorted(root.glob("[bv]*/README.md"))]
-    return [page for page in pages if "<!-- bench:" in page.read_text(encoding="utf-8")]
-
-
-def rewrite(path: Path, results: dict) -> None:
-    """Fill the marked sections of the file at `path`. Raises ResultsError if a marker is missing or unknown."""
-    text = path.read_text(encoding="utf-8")
-    for name in re.findall(r"<!-- bench:(\w+) -->", text):
-        if name not in SECTIONS:
-            raise ResultsError(f"{path}: there is no section bench:{name}")
-        try:
-            text = fill(text, f"bench:{name}", f"\n{SECTIONS[name](results).text('pipe')}\n\n")
-        except ValueError as error:
-            raise ResultsError(f"{path}: {error}") from None
-    path.write_text(text, encoding="utf-8")

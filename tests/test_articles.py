@@ -26,7 +26,7 @@ import pytest
 from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors import anchors_plugin
 
-from bench import results, tables
+from bench import results, sections
 from common.marked import fill
 from common.versions import ROOT, STEPS, VERSIONS, load_version
 from docs import ablation
@@ -237,7 +237,7 @@ def test_generated_tables_are_what_the_committed_results_give(name, tmp_path):
     copy = tmp_path / "page.md"
     copy.write_text(text, encoding="utf-8")
     if "<!-- bench:" in text:
-        tables.rewrite(copy, results.load(results.of_page(PAGES[name])))
+        sections.rewrite(copy, results.load(results.of_page(PAGES[name])))
     assert copy.read_text("utf-8") == text
     if "<!-- layers" in text:
         assert fill(text, "layers", layer_table.table()) == text

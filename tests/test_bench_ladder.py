@@ -6,10 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bench import caches, kernels, ladder, plots, results, tables
+from bench import caches, kernel_tables, kernels, ladder, plots, quantities, results, sections
 from bench.check import WrongOutput
 from bench.kernels import V5, V8, Kernel, Task, build, hot_loop
 from bench.ladder import RUNGS
+from bench.text import digits
 from common.architecture import Layer
 from tests.bench_fakes import fake_inputs
 from tests.codegen_support import own_cache as own_cache
@@ -163,16 +164,16 @@ def test_what_was_measured_is_shown(rng, tmp_path, monkeypatch):
     peak = {"flops": 2e11, "flops_1": 1e11, "bandwidth": 2e10, "bandwidth_1": 1e10}
     found = results.update(tmp_path / "run.json", found, peak, inputs)
     assert {item["name"] for item in found["failed"]} == {"3x3 blocks", "1x1 blocks"}
-    rows = {name: line for line in tables.ladder(found).text("pipe").splitlines() for name in RUNGS
+    rows = {name: line for line in kernel_tables.ladder(found).text("pipe").splitlines() for name in RUNGS
             if line.startswith(f"| {RUNGS[name].title} ")}  # fmt: skip
     assert set(rows) == {"order", "fused"} and rows["fused"].count("×") == 2
-    measured = tables.ladder_rows(found)["order"]["3x3"]
-    assert f"{tables.digits(measured['gflops'] * 1e9 / 1e11, 0.01)} %" in rows["order"]
-    assert "Not timed: `3x3 blocks`" in tables.ladder(found).text("pipe")
-    assert measured["assembly"][0] in tables.rung(found, "order").text("pipe")
-    assert "Not measured" in tables.rung(found, "v8").text("pipe")
+    measured = quantities.ladder_rows(found)["order"]["3x3"]
+    assert f"{digits(measured['gflops'] * 1e9 / 1e11, 0.01)} %" in rows["order"]
+    assert "Not timed: `3x3 blocks`" in kernel_tables.ladder(found).text("pipe")
+    assert measured["assembly"][0] in kernel_tables.rung(found, "order").text("pipe")
+    assert "Not measured" in kernel_tables.rung(found, "v8").text("pipe")
     for name in ("tiles", "chains", "cache_sizes", "cache_sets", "cache_pages", "cache_strides", "ladder_everywhere"):
-        assert tables.SECTIONS[name](found).rows, name
+        assert sections.SECTIONS[name](found).rows, name
     assert {path.name for path in plots.draw_all(found, tmp_path)} == {"ladder.svg", "caches.svg"}
 
 

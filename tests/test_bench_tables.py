@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from bench import experiments, machine, plots, results, tables
+from bench import experiments, machine, plots, quantities, results, sections, tables
+from bench.text import known
 from common.architecture import flops, layers
 from common.versions import VERSIONS
 from tests.bench_fakes import fake_inputs
@@ -45,7 +46,7 @@ def found(tmp_path, rng, monkeypatch):
             add(name, "profile", rounds, name, threads, parts=parts, rest=base / 100, **more)
     for count, seconds in ((1, 1.0), (2, 0.55)):
         add(f"v6_threads, {count}", "scaling, threads", [seconds] * 2, "v6_threads", count)
-        add("openvino", tables.race_group(count), [1.0, 2.0, 3.0], "openvino", count, **facts)
+        add("openvino", experiments.race_group(count), [1.0, 2.0, 3.0], "openvino", count, **facts)
     add("openvino-int8", "race, 2 threads", [0.9, 1.5, 2.25], "openvino-int8", 2, **facts)
     for name, first in (("v6_threads", 0.7531), ("v8_int8", 0.75)):
         add(name, "accuracy", [0.001], name, 2, 64, accuracy=first, top5=0.9, calls=10_000)
@@ -92,7 +93,7 @@ def test_rows_have_factors_spread_and_share_of_the_peak_of_the_cores_in_use(foun
 
 def test_ratio_is_the_median_of_the_rounds_own_ratios():
     one, other = ({"rounds": 3, "data": rounds} for rounds in ([1.0, 10.0, 3.0], [2.0, 5.0, 3.0]))
-    assert tables.ratio(one, other) == 1.0  # of 0.5, 2 and 1; the drift from round to round drops out
+    assert quantities.ratio(one, other) == 1.0  # of 0.5, 2 and 1; the drift from round to round drops out
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
     ],
 )
 def test_sections(found, name, expected):
-    text = " ".join(tables.SECTIONS[name](found).text("pipe").split())
+    text = " ".join(sections.SECTIONS[name](found).text("pipe").split())
     assert expected in text
 
 
@@ -154,21 +155,21 @@ def test_what_failed_is_said(found):
     found["failed"] = [{"group": "race, 2 threads", "name": "v4_no_alloc", "reason": "killed"}]
     found["benchmarks"] = [b for b in found["benchmarks"] if b["name"] != "v4_no_alloc"]
     for name in ("table", "v4", "v5", "race"):
-        assert "Not timed: `v4_no_alloc` (race, 2 threads): killed." in tables.SECTIONS[name](found).text("pipe")
+        assert "Not timed: `v4_no_alloc` (race, 2 threads): killed." in sections.SECTIONS[name](found).text("pipe")
 
 
 def test_sections_are_rewritten_and_nothing_else(found, tmp_path):
     path = tmp_path / "README.md"
     path.write_text("before\n<!-- bench:table -->\nold\n<!-- /bench:table -->\nafter")
-    tables.rewrite(path, found)
+    sections.rewrite(path, found)
     once = path.read_text()
     assert once.startswith("before\n") and once.endswith("\nafter") and "old" not in once and "`v7_winograd`" in once
-    tables.rewrite(path, found)
-    assert path.read_text() == once and tables.marked(tmp_path) == [path]
+    sections.rewrite(path, found)
+    assert path.read_text() == once and sections.marked(tmp_path) == [path]
     for wrong in ("<!-- bench:table -->", "<!-- bench:nothing -->\n<!-- /bench:nothing -->\n"):
         path.write_text(wrong)
         with pytest.raises(results.ResultsError, match=r"README\.md"):
-            tables.rewrite(path, found)
+            sections.rewrite(path, found)
         assert path.read_text() == wrong
 
 
@@ -196,7 +197,7 @@ def test_files_are_named_by_processor_and_all_are_in_one_table(found, tmp_path, 
         path = directory / f"{machine.slug(info)}.json"
         path.write_text(json.dumps(found | {"machine_info": info, "datetime": date, "benchmarks": others}))
     assert results.newest() == path
-    lines = tables.SECTIONS["machines"]({}).text("pipe").splitlines()[2:]
+    lines = sections.SECTIONS["machines"]({}).text("pipe").splitlines()[2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[:2] for row in cells] == [
         ["Intel(R) Xeon(R) Processor @ 2.50GHz (family 6, model 85; fma), 2002-01-01", "2"],
@@ -218,7 +219,7 @@ def test_files_are_named_by_processor_and_all_are_in_one_table(found, tmp_path, 
     ],
 )
 def test_numbers_are_rounded_to_what_is_known(value, spread, expected):
-    assert " ± ".join(tables.known(value, spread)) == expected
+    assert " ± ".join(known(value, spread)) == expected
 
 
 def test_results_without_the_new_parts_leave_gaps_and_no_error(found, tmp_path):
@@ -226,7 +227,7 @@ def test_results_without_the_new_parts_leave_gaps_and_no_error(found, tmp_path):
         for key in ("turns", "products"):
             benchmark["extra_info"].pop(key, None)
     found["benchmarks"] = [b for b in found["benchmarks"] if b["group"] != "batches"]
-    for name in tables.SECTIONS:
-        assert isinstance(tables.SECTIONS[name](found).text("pipe"), str)
+    for name in sections.SECTIONS:
+        assert isinstance(sections.SECTIONS[name](found).text("pipe"), str)
     assert "| 3 of 56×56×64 | 1.50 | 0.750 | 0.250 | – |" in " ".join(tables.winograd(found).text("pipe").split())
     assert plots.draw_all(found, tmp_path)

@@ -8,10 +8,11 @@ import numpy as np
 from markdown_it import MarkdownIt
 from sphinx.application import Sphinx
 
-from bench import tables
+from bench import quantities, tables
 from bench.experiments import plural, race_group
 from bench.machine import generation
 from bench.results import group, of_all_machines
+from bench.text import milliseconds
 from common import architecture
 from common.plot_style import FAINT, colour
 
@@ -22,7 +23,7 @@ TABLES = {"The steps": tables.all_steps, "Versions and engines": tables.race, "C
 def bars(rows: list[dict], x_title: str, **axis: object) -> dict:
     """A horizontal bar a contender, with what is known of its time."""
     names = [row["name"] for row in rows]
-    hover = [f"{tables.milliseconds(row)} ms, {row['rounds']} rounds" for row in rows]
+    hover = [f"{milliseconds(row)} ms, {row['rounds']} rounds" for row in rows]
     bar = {"type": "bar", "orientation": "h", "y": names, "x": [1e3 * row["median"] for row in rows]}
     bar |= {"marker": {"color": [colour(name) for name in names]}, "hovertext": hover, "hoverinfo": "y+text"}
     bar |= {"error_x": {"type": "data", "array": [row["iqr"] / 2e-3 for row in rows], "color": FAINT}}
@@ -35,7 +36,7 @@ def layers(results: dict, row: dict) -> dict:
     described = architecture.layers(results["settings"]["image_size"])
     names, x = [layer.name for layer in described], list(range(len(described)))
     times = [1e3 * sum(row["parts"][name].values()) for name in names]
-    floors = [tables.floor(layer, results, row) for layer in described]
+    floors = [quantities.floor(layer, results, row) for layer in described]
     shapes = ["×".join(map(str, layer.in_shape)) + f", {layer.kernel}×{layer.kernel}" for layer in described]
     hover = [
         f"{name}: {shape}<br>{ms:.3f} ms, {1e-3 * ms / least:.2f} × its floor, which {limit} sets"
@@ -54,7 +55,7 @@ def roofline(results: dict) -> dict:
     """GFLOP/s against FLOP per byte of weights: the versions, and each version's layers, under both roofs."""
     data, x = [], np.geomspace(0.3, 1e5, 60)
     for count in sorted({1, results["machine_info"]["cores"]}):
-        flops, bandwidth = (tables.ceiling(results, what, count) for what in ("flops", "bandwidth"))
+        flops, bandwidth = (quantities.ceiling(results, what, count) for what in ("flops", "bandwidth"))
         line = {"color": FAINT, "dash": "solid" if count == 1 else "dash"}
         roof = {"x": x.tolist(), "y": (np.minimum(flops, x * bandwidth) / 1e9).tolist()}
         data.append({"type": "scatter", "mode": "lines", "name": plural(count, "core"), "line": line} | roof)
@@ -67,7 +68,7 @@ def roofline(results: dict) -> dict:
         dots |= {"name": f"layers of {row['name']}", "text": [layer.name for layer in described]}
         data.append(dots | {"visible": True if row["name"] == "v5_codegen" else "legendonly"})
     intensity = sum(layer.flops for layer in described) / sum(layer.bytes for layer in described)
-    for name, row in tables.step_rows(results).items():
+    for name, row in quantities.step_rows(results).items():
         look = {"color": colour(name), "size": 12, "symbol": "diamond", "line": {"width": 1}}
         point = {"type": "scatter", "mode": "markers", "x": [intensity], "y": [row["gflops"]]}
         data.append(point | {"name": name, "marker": look})
@@ -79,9 +80,9 @@ def roofline(results: dict) -> dict:
 def plots(results: dict) -> dict[str, dict]:
     """{heading: a plot as Plotly takes it}, of whatever the results file has."""
     found = {}
-    if rows := list(tables.step_rows(results).values()):
+    if rows := list(quantities.step_rows(results).values()):
         found["One picture in each version"] = bars(rows, "ms, log scale", type="log")
-    for count in tables.race_counts(results):
+    for count in quantities.race_counts(results):
         for precision in ("float32", "int8"):
             rows = [row for row in group(results, race_group(count)) if row["precision"] == precision]
             rows = [row for row in rows if row["threads"] == count and row["name"][:2] not in ("v1", "v2")]
