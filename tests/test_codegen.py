@@ -185,6 +185,13 @@ def test_the_network_has_the_multiply_adds_of_the_paper():
 
 
 @each_version
+@given(size=st.integers(1, 300_000))
+def test_memory_starts_at_a_page_and_is_zero(version, size):
+    memory = version.buffers.aligned(size)
+    assert memory.ctypes.data % 4096 == 0 and memory.shape == (size,) and not memory.any()
+
+
+@each_version
 def test_the_steps_are_the_network(version, small_weights_file, rng):
     """Run one by one, as a profiler does, they give the same answer: no thread runs into the next short run."""
     model = version.resnet50.ResNet50(small_weights_file, 32, **{} if version is V5 else {"threads": 3})
