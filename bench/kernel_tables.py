@@ -4,8 +4,8 @@ from bench.experiments import plural
 from bench.ladder import LAYERS, RUNGS
 from bench.quantities import ladder_isas, ladder_rows
 from bench.results import group
-from bench.tables import environment
-from bench.text import MISSING, Table, bytes_text, digits, failures, missing
+from bench.tables import environment, failures, missing
+from bench.text import MISSING, Table, bytes_text, digits
 
 
 def of_best(results: dict, row: dict) -> str:

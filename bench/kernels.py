@@ -139,7 +139,7 @@ def rung_arrays(rung: Rung, task: Task, isa, vectors: int) -> list[NDArray[np.fl
 
 
 def aligned(array: NDArray) -> NDArray[np.float32]:
-    """Return a float32 copy that starts at the boundary of a cache line, with a line after it to prefetch."""
+    """Return a float32 copy that starts at a page, with a line after it to prefetch."""
     copy = V5.buffers.aligned(array.size + 16)[: array.size].reshape(array.shape)
     copy[...] = array
     return copy
@@ -156,7 +156,7 @@ def version_kernel(version, task: Task, isa) -> Kernel:
         steps = [version.codegen.Step(layer.name, version.ops.conv2d, x, out, arguments)]
     else:
         winograd = version.winograd
-        tiling = {"size": winograd.tile_size(isa, x, out) or (2, 2), "stride": layer.stride}  # for any layer
+        tiling = {"size": winograd.tile_size(isa, x, out) or (2, 2), "stride": layer.stride}  # (2, 2): for any layer
         tiles = plan.take("tiles", (*winograd.tiled_shape(isa, out, **tiling), layer.in_shape[2]), isa.width)
         steps = [
             version.codegen.Step(f"{layer.name}.transform", winograd.winograd_input, x, tiles, tiling),

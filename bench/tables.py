@@ -1,7 +1,7 @@
 """The tables of versions and engines: races, profiles, and what articles make of them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 
@@ -25,16 +25,15 @@ from bench.quantities import (
 )
 from bench.race import CALLS
 from bench.results import group, of_all_machines
-from bench.text import MISSING, Table, derived, digits, failures, milliseconds, missing, percent, times, two_digits
+from bench.text import MISSING, Table, derived, digits, milliseconds, percent, times, two_digits
 from common.architecture import layers
 from common.versions import BEFORE, VERSIONS
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 TOLERATED = 0.2  # of a predicted term
 
-
 STEP_CELLS: dict[str, Callable[[dict], str]] = {
-    "one picture, ms": lambda row: milliseconds(row),
+    "one picture, ms": milliseconds,
     "× previous": lambda row: times(row["before"], row),
     "× v1": lambda row: times(row["first"], row),
     "effective GFLOP/s": lambda row: derived(row["gflops"], row),
@@ -73,6 +72,17 @@ def step(results: dict, version: str) -> Table:
     shown = [name for name in (BEFORE.get(version), version) if name in rows]
     table = [[heading, *(cell(rows[name]) for name in shown)] for heading, cell in STEP_CELLS.items()]
     return Table(["", *(f"`{name}`" for name in shown)], table, failures(results, "race") + environment(results).notes)
+
+
+def failures(results: dict, of: str) -> list[str]:
+    """Why contenders were not timed."""
+    found = [item for item in results["failed"] if item["group"].startswith(of)]
+    return [f"Not timed: `{item['name']}` ({item['group']}): {item['reason']}." for item in found]
+
+
+def missing(experiment: str, rows: Collection = ()) -> list[str]:
+    """What to say in place of a table without rows."""
+    return [] if rows else [f"Not measured: `python -m bench {experiment}`."]
 
 
 def race(results: dict) -> Table:

@@ -1,6 +1,6 @@
 """Numbers as text, with the digits that are known, and tables of texts."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from math import floor, log10
 from statistics import median, quantiles
 from typing import NamedTuple
@@ -83,14 +83,3 @@ def percent(share: float) -> str:
 
 def bytes_text(size: int) -> str:
     return f"{size >> 20:,} MiB" if size >= 1 << 20 else f"{size / 1024:g} KiB"
-
-
-def failures(results: dict, of: str) -> list[str]:
-    """Why contenders were not timed."""
-    found = [item for item in results["failed"] if item["group"].startswith(of)]
-    return [f"Not timed: `{item['name']}` ({item['group']}): {item['reason']}." for item in found]
-
-
-def missing(experiment: str, rows: Collection = ()) -> list[str]:
-    """What to say in place of a table without rows."""
-    return [] if rows else [f"Not measured: `python -m bench {experiment}`."]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT, PAGE = 16, 1024  # float32 numbers: buffers start at 64-byte cache lines, as the widest vectors must
+ALIGNMENT, PAGE = 16, 1024  # float32 numbers: buffers start at cache lines, as wide vectors must; memory at a page
 
 
 @dataclass(eq=False)

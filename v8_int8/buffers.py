@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT, PAGE = 64, 4096  # bytes: buffers start at 64-byte cache lines, as the widest vectors must
+ALIGNMENT, PAGE = 64, 4096  # bytes: buffers start at cache lines, as wide vectors must; memory at a page
 
 
 @dataclass(eq=False)

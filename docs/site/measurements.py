@@ -12,7 +12,7 @@ from bench import quantities, tables
 from bench.experiments import plural, race_group
 from bench.machine import generation
 from bench.results import group, of_all_machines
-from bench.text import milliseconds
+from bench.text import Table, milliseconds
 from common import architecture
 from common.plot_style import FAINT, colour
 
@@ -95,7 +95,7 @@ def plots(results: dict) -> dict[str, dict]:
     return found
 
 
-def html(table: tables.Table) -> str:
+def html(table: Table) -> str:
     """A table as HTML; the tables are made for the README, and so their links are to Markdown files from the root."""
     return re.sub(r'(href="[\w./-]+)\.md(?=[#"])', r"\1.html", MARKDOWN.render(table.text("pipe")))
 
