@@ -28,10 +28,10 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3
     sum1_2_0 = *(vector *)bias;
     sum1_2_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next);
-        next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
             for (const float *x = y; x < y + 24; x += 8) {
+                __builtin_prefetch(next);
+                next += 16;
                 const float *after = y + 26912;
                 for (const float *c = x; c < x + 8; c += 2) {
                     {
@@ -116,10 +116,10 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
     sum1_1_0 = *(vector *)bias;
     sum1_1_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next);
-        next += 16;
         for (const float *y = in; y < in + 1392; y += 464) {
             for (const float *x = y; x < y + 24; x += 8) {
+                __builtin_prefetch(next);
+                next += 16;
                 const float *after = y + 26912;
                 for (const float *c = x; c < x + 8; c += 2) {
                     {

@@ -25,10 +25,6 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x5(
     sum0_4_0 = *(vector *)bias;
     sum0_4_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + 16);
-        __builtin_prefetch(next + 32);
-        next += 48;
         for (const float *y = in; y < in + 112; y += 112) {
             for (const float *x = y; x < y + 8; x += 8) {
                 const float *after = y + 56448;
@@ -74,6 +70,8 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x5(
                     w += 32;
                     __builtin_prefetch(after);
                     after += 16;
+                    __builtin_prefetch(next);
+                    next += 16;
                 }
             }
         }
@@ -107,10 +105,6 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x4(
     sum0_3_0 = *(vector *)bias;
     sum0_3_1 = *(vector *)(bias + 8);
     for (long group = 0; group < 8; group += 1) {
-        __builtin_prefetch(next);
-        __builtin_prefetch(next + 16);
-        __builtin_prefetch(next + 32);
-        next += 48;
         for (const float *y = in; y < in + 112; y += 112) {
             for (const float *x = y; x < y + 8; x += 8) {
                 const float *after = y + 56448;
@@ -150,6 +144,8 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x4(
                     w += 32;
                     __builtin_prefetch(after);
                     after += 16;
+                    __builtin_prefetch(next);
+                    next += 16;
                 }
             }
         }

@@ -179,16 +179,16 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     if groups > 1:  # fetch these pixels of the next group of channels while this one is used
         begin = [f"const byte *after = y + {x.plane + stride * (pixels[0][0] * x.row + pixels[0][1] * x.lanes)};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
-    turns = {"group": groups, "tap": groups * kernel * taps, "channel": groups * kernel * taps * lanes // unroll}
-    level = max((level for level in turns if share >= turns[level]), key=turns.get, default="group")
-    count = ceil(share / turns[level])
+    # A line of weights in each tap or, if that is too few, each turn of the inner loop: several at once would wait.
+    turns = groups * kernel * taps
+    often = share > turns
+    count = ceil(share / (turns * lanes // unroll))
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
-    channels += prefetch if level == "channel" else []
-    tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels, "const byte *")
-    row = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, (prefetch if level == "tap" else []) + tap, "const byte *")
+    tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels + prefetch * often, "const byte *")
+    row = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, prefetch * (not often) + tap, "const byte *")
     rows = loop("y", "in", f"in + {kernel * x.row}", x.row, row, "const byte *")
-    return loop("group", 0, groups, 1, [*(prefetch if level == "group" else []), *rows, f"in += {x.plane};"])
+    return loop("group", 0, groups, 1, [*rows, f"in += {x.plane};"])
 
 
 def vector_at(pointer, offset, kind="vector"):

@@ -142,10 +142,10 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_1x4
     vector sum0_2_0 = bias0, sum0_2_1 = bias1;
     vector sum0_3_0 = bias0, sum0_3_1 = bias1;
     for (long group = 0; group < 4; group += 1) {
-        __builtin_prefetch(next);
-        next += 64;
         for (const byte *y = in; y < in + 2784; y += 928) {
             for (const byte *x = y; x < y + 48; x += 16) {
+                __builtin_prefetch(next);
+                next += 64;
                 const byte *after = y + 53824;
                 for (const byte *c = x; c < x + 16; c += 16) {
                     vector part0_0_0 = begin(sum0_0_0);
