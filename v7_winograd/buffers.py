@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT, PAGE = 16, 1024  # float32 numbers: buffers start at cache lines, as wide vectors must; memory at a page
+ALIGNMENT = 16  # float32 numbers: buffers start at the 64-byte boundaries of cache lines, as the widest vectors must
 
 
 @dataclass(eq=False)
@@ -97,9 +97,9 @@ def align(offset: int) -> int:
 
 
 def aligned(size: int) -> NDArray[np.float32]:
-    """Return `size` float32 zeros that start at a page: one cache line later cost versions 5 and 6 1 %, on a Zen 5."""
-    memory = np.empty(size + PAGE, dtype=np.float32)
-    start = -(memory.ctypes.data // memory.itemsize) % PAGE
+    """Return `size` float32 zeros that start at the boundary of a cache line."""
+    memory = np.empty(size + ALIGNMENT, dtype=np.float32)
+    start = -(memory.ctypes.data // memory.itemsize) % ALIGNMENT
     memory = memory[start : start + size]
     memory.fill(0)  # the kernel maps the pages now, not during the first picture
     return memory

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-ALIGNMENT, PAGE = 64, 4096  # bytes: buffers start at cache lines, as wide vectors must; memory at a page
+ALIGNMENT = 64  # bytes: buffers start at the 64-byte boundaries of cache lines, as the widest vectors must
 
 
 @dataclass(eq=False)
@@ -98,9 +98,9 @@ def align(offset: int) -> int:
 
 
 def aligned(size: int) -> NDArray[np.int8]:
-    """Return `size` bytes of zeros that start at a page, as those of version 6 do."""
-    memory = np.empty(size + PAGE, dtype=np.int8)
-    start = -(memory.ctypes.data // memory.itemsize) % PAGE
+    """Return `size` bytes of zeros that start at the boundary of a cache line."""
+    memory = np.empty(size + ALIGNMENT, dtype=np.int8)
+    start = -(memory.ctypes.data // memory.itemsize) % ALIGNMENT
     memory = memory[start : start + size]
     memory.fill(0)  # the kernel maps the pages now, not during the first picture
     return memory
