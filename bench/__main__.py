@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from bench import caches, experiments, kernel_tables, ladder, results, sections, tables
+from bench import ablations, caches, experiments, kernel_tables, ladder, results, sections, tables
 from bench.accuracy import accuracy
 from bench.batches import measured_batches
 from bench.inputs import SYNTHETIC, InputError, make_inputs
@@ -52,6 +52,11 @@ EXPERIMENTS = {
         "versions 5 to 7 in every instruction set that this machine has, and version 4 beside them",
         lambda inputs, a: experiments.instruction_sets(inputs, a.threads, a.names, a.rounds),
         lambda found: [tables.instruction_sets(found)],
+    ),
+    "ablations": (
+        "what a part of a version is worth: copies with that part changed, and the version as it is",
+        lambda inputs, a: ablations.ablations(inputs, a.threads, a.names, a.rounds),
+        lambda found: [tables.ablations(found, version) for version in ablations.ABLATIONS],
     ),
     "ladder": (
         "one layer, from a plain loop nest to the versions' kernels; NAME: an instruction set",
@@ -111,8 +116,8 @@ def act(arguments: argparse.Namespace) -> int:
         arguments.weights = arguments.weights or SYNTHETIC  # the same on every machine
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
-        known = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7]}.get(command, (*VERSIONS, *PEERS))
-        arguments.names = [named(known, name) for name in names]
+        some = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7], "ablations": ablations.ABLATIONS}
+        arguments.names = [named(some.get(command, (*VERSIONS, *PEERS)), name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
         return measure(arguments, [command], arguments.out or results.RUNS / default)
     return 0

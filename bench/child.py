@@ -43,21 +43,12 @@ def main() -> None:
 class Child:
     """One version or engine and one picture, (size, size, 3) float32. Its methods are what a parent may ask for.
 
-    versions: where the version's directory is. cache: whether compiled code may come from an earlier start.
+    root: where the version's directory is. cache: whether compiled code may come from an earlier start.
     trace: prepare for `profile`. isa: the version's, if it has a choice. in_order: for version 1, see profile.Objects.
     """
 
     def __init__(
-        self,
-        name: str,
-        weights: Path,
-        image,
-        threads: int,
-        versions=ROOT,
-        cache=True,
-        trace=False,
-        isa=None,
-        in_order=None,
+        self, name: str, weights: Path, image, threads: int, root=ROOT, cache=True, trace=False, isa=None, in_order=None
     ):
         self.image = image
         start = time.perf_counter()
@@ -66,7 +57,7 @@ class Child:
             for _ in range(2):  # engines compile, and choose their kernels, during the first pictures
                 self.run(image)
         else:
-            version = load_version(name, versions)
+            version = load_version(name, root)
             self.trace = profile.Trace(version.resnet50) if trace and not hasattr(version, "codegen") else None
             if in_order is not None:  # around the trace: what copying takes is not the convolution's
                 self.objects = version.resnet50.conv2d = profile.Objects(version.resnet50.conv2d, in_order)

@@ -6,6 +6,7 @@ otherwise slow down whatever runs next.
 
 import os
 import sys
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from bench.check import WrongOutput, check_output
 from bench.inputs import Inputs
 from bench.results import entry, extra_info
 from bench.worker import Worker, WorkerError
-from common.versions import VERSIONS
+from common.versions import ROOT, VERSIONS
 
 SLOW = 5.0  # seconds; a contender whose first picture takes longer is timed by that picture alone
 PICTURES = 3  # a turn: the first brings caches and clock speed back and is not timed
@@ -24,13 +25,14 @@ QUICK = 0.1  # seconds
 class Entrant(NamedTuple):
     """A version or engine, its threads, and in how many processes of that many threads it works at once.
 
-    isa: the instruction set of a version that has a choice; the best unless given.
+    isa: the instruction set of a version that has a choice; the best unless given. root: where its directory is.
     """
 
     version: str
     threads: int = 1
     processes: int = 1
     isa: str | None = None
+    root: Path = ROOT
 
 
 class Contender:
@@ -48,8 +50,8 @@ class Contender:
             for first in range(0, entrant.processes * entrant.threads, entrant.threads):
                 # Some engines bind their threads to the first cores that they may use: each process gets its own.
                 cores = here[first : first + entrant.threads] if entrant.processes > 1 else None
-                worker = Worker(entrant.version, inputs, entrant.threads, cores, cache=cache, isa=entrant.isa)
-                self.workers.append(worker)
+                options = {"cache": cache, "isa": entrant.isa, "root": entrant.root}
+                self.workers.append(Worker(entrant.version, inputs, entrant.threads, cores, **options))
             times = self.run(1, 0.0)
             self.slow = max(times)[0] > SLOW
             if self.slow:

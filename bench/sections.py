@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import kernel_tables, tables
+from bench.ablations import ABLATIONS
 from bench.ladder import RUNGS
 from bench.results import ResultsError
 from bench.text import Table
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "cache_pages": kernel_tables.cache_pages,
     "cache_strides": kernel_tables.cache_strides,
 } | {version.split("_")[0]: partial(tables.step, version=version) for version in VERSIONS}
+SECTIONS |= {f"ablations_{version[:2]}": partial(tables.ablations, version=version) for version in ABLATIONS}
 SECTIONS |= {f"rung_{name}": partial(kernel_tables.rung, name=name) for name in RUNGS}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 
+from bench.ablations import AS_IT_IS
 from bench.counts import work
 from bench.experiments import plural, race_group
 from bench.machine import generation
@@ -345,6 +346,19 @@ def instruction_sets(results: dict) -> Table:
     headings = ["", "threads", "instruction set", "one picture, ms", "peak, GFLOP/s", "of peak", "× narrower"]
     notes = failures(results, "instruction sets") + missing("isas", rows)
     return Table(headings, rows, notes)
+
+
+def ablations(results: dict, version: str) -> Table:
+    """How many times as long a picture takes with a part of a version changed, round by round."""
+    groups = [b["group"] for b in results["benchmarks"] if b["group"].startswith(f"ablations, {version}, ")]
+    columns = {name.rpartition(", ")[2]: group(results, name) for name in dict.fromkeys(groups)}
+    cells: dict[str, list[str]] = {}
+    for rows in columns.values():
+        base = next((row for row in rows if row["name"] == AS_IT_IS), None)
+        for row in rows if base else ():
+            cells.setdefault(row["name"], []).append(f"{milliseconds(row)} ms" if row is base else times(row, base, ""))
+    notes = failures(results, f"ablations, {version}") + missing("ablations", cells)
+    return Table([f"`{version}`, but", *columns], [[name, *found] for name, found in cells.items()], notes)
 
 
 def throughput(results: dict) -> Table:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tabulate import tabulate
 
 from bench.inputs import SYNTHETIC, make_inputs
-from bench.machine import machine_info
+from bench.machine import generation, machine_info
 from common.architecture import layers
 from common.marked import fill
 from common.versions import ROOT, load_version
@@ -118,8 +118,7 @@ def parts_table(results):
 
 def source(results):
     machine = results["machine"]
-    name = f"{machine['processor']} (family {machine['family']}, model {machine['model']})"
-    return f"One thread of {name}, the least of {REPEATS} runs or more."
+    return f"One thread of {machine['processor']} ({generation(machine)}), the least of {REPEATS} runs or more."
 
 
 TABLES = {"tried": tried_table, "parts": parts_table}

@@ -59,6 +59,6 @@ def run_pytest_bench(*arguments, fakes=None):
 
 
 if fakes := os.environ.get("FAKES"):
-    worker.Worker = partial(worker.Worker, versions=fakes)
+    worker.Worker = partial(worker.Worker, root=fakes)
     common.versions.VERSIONS = tuple(sorted(path.name for path in Path(fakes).iterdir() if path.is_dir()))
     inputs.make_inputs = lambda size, weights: fake_inputs(Path(fakes))

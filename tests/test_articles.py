@@ -29,13 +29,13 @@ from mdit_py_plugins.anchors import anchors_plugin
 from bench import results, sections
 from common.marked import fill
 from common.versions import ROOT, STEPS, VERSIONS, load_version
-from docs import ablation
+from docs import allocators
 from docs.figures import layer_table
 
 NOT_RUN = {
     r"make (?!diff)|pytest |\.venv/|pipx ": "installs packages, runs these tests, or takes minutes",
     r"python v1_loops/infer\.py": "minutes for one picture; test_infer.py runs it on a small one",
-    r"python docs/ablation\.py|python -m bench (?!--help|table)": "takes a quiet machine, and minutes",
+    r"python docs/allocators\.py|python -m bench (?!--help|table)": "takes a quiet machine, and minutes",
     r"python common/export_weights\.py (torchvision|checkpoint)|python common/export_weights\.py$": "needs a network",
     r".*(PICTURE|rose\.jpg|my\.pth|labels\.txt|photo\.jpg|tiny-imagenet-200|my_pictures)": "the reader's own files",
 }
@@ -241,8 +241,8 @@ def test_generated_tables_are_what_the_committed_results_give(name, tmp_path):
     assert copy.read_text("utf-8") == text
     if "<!-- layers" in text:
         assert fill(text, "layers", layer_table.table()) == text
-    if "<!-- ablation" in text:
-        assert fill(text, "ablation", ablation.table(json.loads(ablation.RESULTS.read_text("utf-8")))) == text
+    if "<!-- allocators" in text:
+        assert fill(text, "allocators", allocators.table(json.loads(allocators.RESULTS.read_text("utf-8")))) == text
     assert re.findall("<!-- (?!/)(.*?) -->", text) == re.findall("<!-- /(.*?) -->", text)
 
 

@@ -5,7 +5,6 @@ import json
 import random
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +27,7 @@ from tests.bench_fakes import fake_inputs, make_version
 @pytest.fixture
 def inputs(tmp_path, rng, monkeypatch):
     """The inputs of fakes, which the experiments look for in tmp_path."""
-    monkeypatch.setattr(race, "Worker", partial(Worker, versions=tmp_path))
+    monkeypatch.setattr(race, "Worker", lambda *what, **options: Worker(*what, **options | {"root": tmp_path}))
     return fake_inputs(tmp_path, rng)
 
 
@@ -160,13 +159,13 @@ def test_who_takes_part_in_what(monkeypatch):
     monkeypatch.setattr(experiments, "available_cores", lambda: 4)
     found, given = entered(monkeypatch, experiments.races, None, ("v1_loops", "v6_threads"))
     assert given == {group: {"calls": race.CALLS} for group in found}  # a p99 needs them
-    assert found["race, 1 thread"] == {"v6_threads": ("v6_threads", 1, 1, None)}  # version 1 runs once
-    assert set(found["race, 4 threads"].values()) == {("v1_loops", 4, 1, None), ("v6_threads", 4, 1, None)}
+    assert found["race, 1 thread"] == {"v6_threads": ("v6_threads", 1, 1, None, ROOT)}  # version 1 runs once
+    assert set(found["race, 4 threads"].values()) == {("v1_loops", 4, 1, None, ROOT), ("v6_threads", 4, 1, None, ROOT)}
     found, _ = entered(monkeypatch, experiments.throughput, None, ("v4_no_alloc", "v6_threads"))
     assert found["throughput"] == {
-        "v6_threads, 1 × 4 threads": ("v6_threads", 4, 1, None),
-        "v4_no_alloc, 4 × 1 thread": ("v4_no_alloc", 1, 4, None),
-        "v6_threads, 4 × 1 thread": ("v6_threads", 1, 4, None),
+        "v6_threads, 1 × 4 threads": ("v6_threads", 4, 1, None, ROOT),
+        "v4_no_alloc, 4 × 1 thread": ("v4_no_alloc", 1, 4, None, ROOT),
+        "v6_threads, 4 × 1 thread": ("v6_threads", 1, 4, None, ROOT),
     }
     found, given = entered(monkeypatch, experiments.scaling, None, ("v4_no_alloc", "v6_threads"), (448, 64, 320))
     assert all(options["duration"] == experiments.TURN and options["cache"] for options in given.values())
@@ -193,9 +192,9 @@ def test_who_runs_in_which_instruction_set(monkeypatch):
     monkeypatch.setattr(experiments, "available_cores", lambda: 4)
     found, given = entered(monkeypatch, experiments.instruction_sets, None)
     isas = list(load_version("v5_codegen").compiler.Compiler().isas)
-    expected = [("v4_no_alloc", 1, 1, None), *(("v5_codegen", 1, 1, isa) for isa in isas)]
-    expected += [("v6_threads", 4, 1, isa) for isa in isas]
-    expected += [("v7_winograd", threads, 1, isa) for threads in (1, 4) for isa in isas]
+    expected = [("v4_no_alloc", 1, 1, None, ROOT), *(("v5_codegen", 1, 1, isa, ROOT) for isa in isas)]
+    expected += [("v6_threads", 4, 1, isa, ROOT) for isa in isas]
+    expected += [("v7_winograd", threads, 1, isa, ROOT) for threads in (1, 4) for isa in isas]
     assert list(found["instruction sets"].values()) == expected
     assert given == {"instruction sets": {"duration": experiments.TURN}}
 
@@ -226,7 +225,7 @@ def test_trace_gives_each_tensor_that_is_read_to_its_layer():
 
 def test_a_profile_is_of_a_picture_after_one_that_warms_up(tmp_path, rng):
     make_version(tmp_path, "ours", f"open({str(tmp_path / 'log')!r}, 'a').write('p')\nreturn y")
-    with Worker("ours", fake_inputs(tmp_path, rng), versions=tmp_path, trace=True) as worker:
+    with Worker("ours", fake_inputs(tmp_path, rng), root=tmp_path, trace=True) as worker:
         worker.ask("profile")
     assert (tmp_path / "log").read_text() == "pp"
 

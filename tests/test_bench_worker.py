@@ -14,7 +14,7 @@ from tests.bench_fakes import fake_inputs, make_version
 def start(tmp_path, rng):
     """start(name, **options): the Worker of a fake."""
     inputs = fake_inputs(tmp_path, rng)
-    return lambda name, **options: Worker(name, inputs, versions=tmp_path, **options)
+    return lambda name, **options: Worker(name, inputs, root=tmp_path, **options)
 
 
 def test_pictures_are_timed_one_by_one_whatever_a_version_prints(start, tmp_path):
