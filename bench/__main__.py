@@ -12,6 +12,7 @@ from bench.batches import measured_batches
 from bench.inputs import SYNTHETIC, InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
+from bench.quantities import ablation_rows
 from common.machine import available_cores
 from common.versions import ROOT, VERSIONS, named
 from training.pictures import DataError
@@ -56,7 +57,7 @@ EXPERIMENTS = {
     "ablations": (
         "what a part of a version is worth: copies with that part changed, and the version as it is",
         lambda inputs, a: ablations.ablations(inputs, a.threads, a.names, a.rounds),
-        lambda found: [tables.ablations(found, version) for version in ablations.ABLATIONS],
+        lambda found: [tables.ablations(found, name) for name in ablations.ABLATIONS if ablation_rows(found, name)],
     ),
     "ladder": (
         "one layer, from a plain loop nest to the versions' kernels; NAME: an instruction set",

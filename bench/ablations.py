@@ -95,7 +95,7 @@ ABLATIONS["v3_preload"] = {  # what version 4 changes, one by one
 }
 ABLATIONS["v5_codegen"] = NOT_FETCHED_EARLY | {
     "weights are fetched in one burst for each group": [
-        Edit("ops.py", "count = ceil(share / (turns * lanes // unroll))", "count = ceil(share / groups)"),
+        Edit("ops.py", "share / (turns * lanes // unroll if often else turns)", "share / groups"),
         Edit("ops.py", "channels + prefetch * often", "channels"),
         Edit("ops.py", "prefetch * (not often) + tap", "tap"),
         Edit("ops.py", "1, [*rows,", "1, [*prefetch, *rows,"),
@@ -120,7 +120,9 @@ ABLATIONS["v5_codegen"] = NOT_FETCHED_EARLY | {
 }
 ABLATIONS["v6_threads"] = SLEEP | {
     "channels are divided everywhere": [Edit("ops.py", BY_PIXELS, "by_pixels = False")],
-    "pixels are divided wherever there are some": [Edit("ops.py", BY_PIXELS, "by_pixels = out.height * out.width > 1")],
+    "pixels are divided wherever there are several": [
+        Edit("ops.py", BY_PIXELS, "by_pixels = out.height * out.width > 1")
+    ],
     "Python calls step by step": [
         Edit(
             "resnet50.py",
@@ -153,7 +155,7 @@ def edited(version: str, edits: Sequence[Edit], root: Path) -> None:
     for file, old, new in edits:
         text = (directory / file).read_text(encoding="utf-8")
         if text.count(old) != 1:
-            raise ValueError(f"{version}/{file} has {text.count(old)} of {old!r}")
+            raise ValueError(f"{version}/{file} has {old!r} {text.count(old)} times")
         (directory / file).write_text(text.replace(old, new), encoding="utf-8")
 
 

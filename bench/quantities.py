@@ -74,6 +74,13 @@ def pairs(results: dict, threads: int) -> list[tuple[dict | None, dict | None]]:
     return found
 
 
+def ablation_rows(results: dict, version: str) -> dict[str, dict[str, dict]]:
+    """{"2 threads": {ablation: row}} of a version, for each number of threads that was measured."""
+    groups = dict.fromkeys(benchmark["group"] for benchmark in results["benchmarks"])
+    found = [name for name in groups if name.startswith(f"ablations, {version}, ")]
+    return {name.rpartition(", ")[2]: {row["name"]: row for row in group(results, name)} for name in found}
+
+
 def isa(results: dict) -> str:
     """The versions' name for the widest vectors of the machine."""
     sets = results["machine_info"]["instruction_sets"]

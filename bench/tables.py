@@ -5,12 +5,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 
-from bench.ablations import AS_IT_IS
+from bench.ablations import ABLATIONS, AS_IT_IS
 from bench.counts import work
 from bench.experiments import plural, race_group
 from bench.machine import generation
 from bench.profile import OPERATORS, PRODUCTS
 from bench.quantities import (
+    ablation_rows,
     ceiling,
     convolutions,
     floor,
@@ -350,15 +351,17 @@ def instruction_sets(results: dict) -> Table:
 
 def ablations(results: dict, version: str) -> Table:
     """How many times as long a picture takes with a part of a version changed, round by round."""
-    groups = [b["group"] for b in results["benchmarks"] if b["group"].startswith(f"ablations, {version}, ")]
-    columns = {name.rpartition(", ")[2]: group(results, name) for name in dict.fromkeys(groups)}
-    cells: dict[str, list[str]] = {}
-    for rows in columns.values():
-        base = next((row for row in rows if row["name"] == AS_IT_IS), None)
-        for row in rows if base else ():
-            cells.setdefault(row["name"], []).append(f"{milliseconds(row)} ms" if row is base else times(row, base, ""))
-    notes = failures(results, f"ablations, {version}") + missing("ablations", cells)
-    return Table([f"`{version}`, but", *columns], [[name, *found] for name, found in cells.items()], notes)
+    columns = ablation_rows(results, version)
+    names = [AS_IT_IS, *ABLATIONS[version]]
+    rows = [[name, *(ablation(rows, name) for rows in columns.values())] for name in names] if columns else []
+    notes = failures(results, f"ablations, {version}") + missing(f"ablations {version.partition('_')[0]}", rows)
+    return Table([f"`{version}`, but", *columns], rows, notes)
+
+
+def ablation(rows: dict[str, dict], name: str) -> str:
+    if name not in rows or AS_IT_IS not in rows:
+        return MISSING
+    return f"{milliseconds(rows[name])} ms" if name == AS_IT_IS else times(rows[name], rows[AS_IT_IS], "")
 
 
 def throughput(results: dict) -> Table:

@@ -38,7 +38,7 @@ def test_an_ablation_changes_what_it_says(version, text, small_weights_file, rng
 
 @pytest.mark.parametrize("old", ["no such text", "vector_at"])
 def test_an_edit_must_find_its_text_once(old, tmp_path):
-    with pytest.raises(ValueError, match=f"v5_codegen/ops.py has [^1]+ of '{old}'"):
+    with pytest.raises(ValueError, match=f"v5_codegen/ops.py has '{old}' [^1]+ times"):
         ablations.edited("v5_codegen", [Edit("ops.py", old, "")], tmp_path)
 
 
@@ -59,9 +59,9 @@ def test_copies_take_turns_with_the_version_as_it_is(small_weights_file, monkeyp
     assert found.headings == ["`v7_winograd`, but", "1 thread"] and found.rows[0][1].endswith(" ms")
     ratio = sorted(b / a for a, b in zip(base["stats"]["data"], direct["stats"]["data"]))
     assert ratio[0] - 0.01 <= float(found.rows[1][1].split()[0]) <= ratio[1] + 0.01
-    assert "there is no ReLU" in found.notes[0]
+    assert found.rows[2] == ["there is no ReLU", "–"] and "there is no ReLU" in found.notes[0]
 
 
 def test_a_version_that_was_not_measured_has_no_table():
     found = table({"benchmarks": [], "failed": []}, "v5_codegen")
-    assert not found.rows and found.notes == ["Not measured: `python -m bench ablations`."]
+    assert not found.rows and found.notes == ["Not measured: `python -m bench ablations v5`."]

@@ -186,9 +186,9 @@ def test_the_network_has_the_multiply_adds_of_the_paper():
 
 @each_version
 @given(size=st.integers(1, 300_000))
-def test_memory_starts_at_a_page_and_is_zero(version, size):
+def test_memory_starts_at_a_cache_line_and_is_zero(version, size):
     memory = version.buffers.aligned(size)
-    assert memory.ctypes.data % 4096 == 0 and memory.shape == (size,) and not memory.any()
+    assert memory.ctypes.data % 64 == 0 and memory.shape == (size,) and not memory.any()
 
 
 @each_version

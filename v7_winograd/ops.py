@@ -176,10 +176,10 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     if groups > 1:  # fetch these pixels of the next group of channels while this one is used
         begin = [f"const float *after = y + {x.plane + stride * (pixels[0][0] * x.row + pixels[0][1] * x.lanes)};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
-    # A line of weights in each tap or, if that is too few, each turn of the inner loop: several at once would wait.
+    # Many lines at once would wait for each other: up to four in each tap, or else in each turn of the inner loop.
     turns = groups * kernel * taps
-    often = share > turns
-    count = ceil(share / (turns * lanes // unroll))
+    often = share > 4 * turns
+    count = ceil(share / (turns * lanes // unroll if often else turns))
     lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels + prefetch * often, "const float *")

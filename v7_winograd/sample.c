@@ -27,6 +27,10 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x5(
     for (long group = 0; group < 8; group += 1) {
         for (const float *y = in; y < in + 112; y += 112) {
             for (const float *x = y; x < y + 8; x += 8) {
+                __builtin_prefetch(next);
+                __builtin_prefetch(next + 16);
+                __builtin_prefetch(next + 32);
+                next += 48;
                 const float *after = y + 56448;
                 for (const float *c = x; c < x + 8; c += 2) {
                     {
@@ -70,8 +74,6 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x5(
                     w += 32;
                     __builtin_prefetch(after);
                     after += 16;
-                    __builtin_prefetch(next);
-                    next += 16;
                 }
             }
         }
@@ -107,6 +109,10 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x4(
     for (long group = 0; group < 8; group += 1) {
         for (const float *y = in; y < in + 112; y += 112) {
             for (const float *x = y; x < y + 8; x += 8) {
+                __builtin_prefetch(next);
+                __builtin_prefetch(next + 16);
+                __builtin_prefetch(next + 32);
+                next += 48;
                 const float *after = y + 56448;
                 for (const float *c = x; c < x + 8; c += 2) {
                     {
@@ -144,8 +150,6 @@ static __attribute__((noinline)) void winograd4x4_64x504x14_to_64x56x56_1x4(
                     w += 32;
                     __builtin_prefetch(after);
                     after += 16;
-                    __builtin_prefetch(next);
-                    next += 16;
                 }
             }
         }
