@@ -29,6 +29,8 @@ class Edit(NamedTuple):
 
 KEPT = Edit("ops.py", "def conv2d(", "KEPT = np.empty(2**24, dtype=np.float32)\n\n\ndef conv2d(")
 WEIGHTS = '[f"__builtin_prefetch({line});" for line in lines] + [f"next'
+SECOND_LEVEL = Edit("ops.py", WEIGHTS, WEIGHTS.replace("{line}", "{line}, 0, 2"))
+SIXTEEN = Edit("ops.py", "share > 4 * turns", "share > 16 * turns")
 NOT_FETCHED_EARLY = {
     "weights are not fetched early": [Edit("ops.py", WEIGHTS, '[f"next')],
     "pixels are not fetched early": [Edit("ops.py", '["__builtin_prefetch(after);", f"after', '[f"after')],
@@ -100,9 +102,9 @@ ABLATIONS["v5_codegen"] = NOT_FETCHED_EARLY | {
         Edit("ops.py", "prefetch * (not often) + tap", "tap"),
         Edit("ops.py", "1, [*rows,", "1, [*prefetch, *rows,"),
     ],
-    "weights are fetched into the second-level cache": [
-        Edit("ops.py", WEIGHTS, WEIGHTS.replace("{line}", "{line}, 0, 2"))
-    ],
+    "weights are fetched into the second-level cache": [SECOND_LEVEL],
+    "up to sixteen lines of weights at once": [SIXTEEN],
+    "up to sixteen, into the second-level cache": [SIXTEEN, SECOND_LEVEL],
     "all input channels are one chunk": [Edit("ops.py", "if total <= n * most", "if n == 1")],
     "1×1 kernels have chunks as large as 3×3": [Edit("ops.py", "near if kernel == 1 else isa.l2", "isa.l2")],
     "tiles have one vector of output channels": [Edit("ops.py", "VECTORS = 2 ", "VECTORS = 1 ")],
