@@ -12,7 +12,6 @@ from bench.batches import measured_batches
 from bench.inputs import SYNTHETIC, InputError, make_inputs
 from bench.peak import measured_peak
 from bench.peers import PEERS
-from bench.quantities import ablation_rows
 from common.machine import available_cores
 from common.versions import ROOT, VERSIONS, named
 from training.pictures import DataError
@@ -57,7 +56,7 @@ EXPERIMENTS = {
     "ablations": (
         "what a part of a version is worth: copies with that part changed, and the version as it is",
         lambda inputs, a: ablations.ablations(inputs, a.threads, a.names, a.rounds),
-        lambda found: [tables.ablations(found, name) for name in ablations.ABLATIONS if ablation_rows(found, name)],
+        lambda found: [tables.ablations(found, name) for name in ablations.named_in(found)],
     ),
     "ladder": (
         "one layer, from a plain loop nest to the versions' kernels; NAME: an instruction set",
@@ -117,8 +116,8 @@ def act(arguments: argparse.Namespace) -> int:
         arguments.weights = arguments.weights or SYNTHETIC  # the same on every machine
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
-        some = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7], "ablations": ablations.ABLATIONS}
-        arguments.names = [named(some.get(command, (*VERSIONS, *PEERS)), name) for name in names]
+        choices = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7], "ablations": ablations.ABLATIONS}
+        arguments.names = [named(choices.get(command, (*VERSIONS, *PEERS)), name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
         return measure(arguments, [command], arguments.out or results.RUNS / default)
     return 0

@@ -43,7 +43,7 @@ def main() -> None:
 class Child:
     """One version or engine and one picture, (size, size, 3) float32. Its methods are what a parent may ask for.
 
-    root: where the version's directory is. cache: whether compiled code may come from an earlier start.
+    root: the directory that holds the version's. cache: whether compiled code may come from an earlier start.
     trace: prepare for `profile`. isa: the version's, if it has a choice. in_order: for version 1, see profile.Objects.
     """
 

@@ -139,7 +139,7 @@ def rung_arrays(rung: Rung, task: Task, isa, vectors: int) -> list[NDArray[np.fl
 
 
 def aligned(array: NDArray) -> NDArray[np.float32]:
-    """Return a float32 copy that starts at a page, with a line after it to prefetch."""
+    """Return a float32 copy that starts at a cache line, with a line after it to prefetch."""
     copy = V5.buffers.aligned(array.size + 16)[: array.size].reshape(array.shape)
     copy[...] = array
     return copy

@@ -25,7 +25,8 @@ QUICK = 0.1  # seconds
 class Entrant(NamedTuple):
     """A version or engine, its threads, and in how many processes of that many threads it works at once.
 
-    isa: the instruction set of a version that has a choice; the best unless given. root: where its directory is.
+    isa: the instruction set of a version that has a choice; the best unless given. root: the directory that holds the
+    version's.
     """
 
     version: str

@@ -56,7 +56,8 @@ def main(weights, version=None):
         command = [sys.executable, __file__, weights, version]
         outputs = [subprocess.check_output(command, env=os.environ | more) for more in ({}, KEEPS_NOTHING)]
         medians = np.median([json.loads(text) for text in outputs], axis=1)
-        results["allocators"].append([f"`{version}`", *(f(x) for row in medians for f, x in zip((int, float), row))])
+        row = [number for faults, milliseconds in medians for number in (int(faults), milliseconds)]
+        results["allocators"].append([f"`{version}`", *row])
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "allocators", table(results)), encoding="utf-8")
     print(table(results))
