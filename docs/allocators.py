@@ -18,6 +18,8 @@ import numpy as np
 from tabulate import tabulate
 from threadpoolctl import threadpool_limits
 
+from bench.check import check_output
+from bench.inputs import make_inputs
 from bench.machine import generation, machine_info
 from common.marked import fill
 from common.versions import ROOT, VERSIONS, load_version
@@ -29,14 +31,14 @@ WARM, ROUNDS = 3, 15
 
 
 def measured(version, weights):
-    """Return (page faults, milliseconds of CPU time) of each of ROUNDS pictures."""
-    model, found = load_version(version).resnet50.ResNet50(weights), []
-    image = np.random.default_rng(0).standard_normal((224, 224, 3), dtype=np.float32)
+    """Return (page faults, milliseconds of CPU time) of each of ROUNDS pictures. Raises WrongOutput."""
+    model, inputs, found = load_version(version).resnet50.ResNet50(weights), make_inputs(224, Path(weights)), []
     for _ in range(WARM + ROUNDS):
         faults, start = getrusage(RUSAGE_SELF).ru_minflt, time.process_time()
-        model.forward(image)
+        logits = model.forward(inputs.image)
         spent, faults = time.process_time() - start, getrusage(RUSAGE_SELF).ru_minflt - faults
         found.append((faults, 1e3 * spent))
+    check_output(version, logits, inputs)
     return found[WARM:]
 
 

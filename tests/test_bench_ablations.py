@@ -41,7 +41,7 @@ def test_an_ablation_changes_what_it_says(version, text, small_weights_file, rng
 
 @pytest.mark.parametrize("old", ["no such text", "vector_at"])
 def test_an_edit_must_find_its_text_once(old, tmp_path):
-    with pytest.raises(ValueError, match=f"v5_codegen/ops.py has '{old}' [^1]+ times"):
+    with pytest.raises(ValueError, match=rf"v5_codegen/ops.py has '{old}' \d+ times"):
         ablations.edited("v5_codegen", [Edit("ops.py", old, "")], tmp_path)
 
 
