@@ -142,7 +142,7 @@ ABLATIONS["v7_winograd"] = {
 ABLATIONS["v8_int8"] = (
     NOT_FETCHED_EARLY
     | SLEEP
-    | {"the stem's pixels may stay in registers": [Edit("ops.py", "if x.channels == 4:  # neighb", "if False:  #")]}
+    | {"the stem's pixels may stay in registers": [Edit("ops.py", "if x.channels == 3:  # neighb", "if False:  #")]}
 )
 
 

@@ -2,32 +2,22 @@
 
    dot4(part, x, w)    adds four products to every lane: `x` holds the same four activations (0 ... 127) in each lane,
                        `w` four weights (-127 ... 127) of another output channel in each
-   begin, end          stand around the dot4 of 16 input channels. Most processors add the four products to a sum of 32
+   begin, end          stand around the dot4 of up to 16 input channels. Most processors add the four products to a sum of 32
                        bits; then `part` is that sum. AVX2 adds pairs of them in 16 bits, which 8 products share;
                        weights.py chooses scales with which they cannot overflow. So all give the same.
    get(from)           WIDTH bytes as float32 numbers
    put(to, a, b)       two vectors of numbers below 2^31 as bytes: rounded, half to even, and clamped to 0 ... 127 */
 
 typedef signed char byte __attribute__((may_alias));
-typedef int word __attribute__((may_alias));
+typedef int word __attribute__((aligned(1), may_alias));
 typedef signed char bytes __attribute__((vector_size(2 * WIDTH), may_alias));
 typedef short shorts __attribute__((vector_size(4 * WIDTH)));
 typedef int vector __attribute__((vector_size(4 * WIDTH), may_alias));
-typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int mask __attribute__((vector_size(16)));
 typedef float floats __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef floats anywhere __attribute__((aligned(4))); /* in memory, not at a multiple of its size */
 
 static inline vector broadcast(const byte *x) {
     return *(const word *)x + (vector){0};
-}
-
-/* A pixel's three numbers as bytes, as `put` makes them. The fourth read is the next pixel's; nothing uses it. */
-static inline word pixel_bytes(const float *x, float factor, float zero) {
-    four value = *(const four *)x * factor + zero, most = {127, 127, 127, 127};
-    value = (four)((mask)value & (value > 0.0f));
-    value = (four)(((mask)value & (value < most)) | ((mask)most & ~(value < most)));
-    mask bits = (mask)(value + 12582912.0f) & 127;
-    return bits[0] | bits[1] << 8 | bits[2] << 16;
 }
 
 static inline floats scaled(vector sum, floats factor) {
@@ -47,8 +37,8 @@ static inline floats get(const byte *from) {
 static inline void put(byte *to, floats a, floats b) {
     __m128i c = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)a)); /* clamps to -128 ... 127 */
     __m128i d = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)b));
-    _mm_store_si128((__m128i *)to, _mm_max_epi8(c, _mm_setzero_si128()));
-    _mm_store_si128((__m128i *)to + 1, _mm_max_epi8(d, _mm_setzero_si128()));
+    _mm_storeu_si128((__m128i *)to, _mm_max_epi8(c, _mm_setzero_si128()));
+    _mm_storeu_si128((__m128i *)to + 1, _mm_max_epi8(d, _mm_setzero_si128()));
 }
 #elif WIDTH == 8
 #include <immintrin.h>
@@ -82,7 +72,7 @@ static inline void put(byte *to, floats a, floats b) {
     __m256i c = _mm256_cvtps_epi32((__m256)a), d = _mm256_cvtps_epi32((__m256)b);
     __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(c, d), 0xd8); /* clamps, as packs_epi16 does */
     __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-    _mm_store_si128((__m128i *)to, _mm_max_epi8(packed, _mm_setzero_si128()));
+    _mm_storeu_si128((__m128i *)to, _mm_max_epi8(packed, _mm_setzero_si128()));
 }
 #else
 #ifdef __ARM_FEATURE_DOTPROD

@@ -1,9 +1,9 @@
 """The operators of ResNet-50, each of which writes the C function that computes it for one exact shape.
 
 They take descriptions of the machine (`Isa`) and of their input and output (`Buffer`), and return (name, lines):
-the name of a C function `void name(const byte *weights, const byte *input, byte *output, long thread, long threads)`
-that computes one thread's share, and the text that defines it. Every size, stride and offset is a number in that text.
-Only `softmax` is computed here, by NumPy: it is no part of the network.
+the name of a C function, whose parameters are those in `define`, and the text that defines it. Every size, stride and
+offset is a number in that text. Only `softmax` is computed here, by NumPy: it is no part of the network.
+A call of such a function computes one thread's share of the output.
 
 Activations are bytes, 0 to 127. The C functions of dot.h multiply and write them; the weights say what they stand for.
 
@@ -22,7 +22,7 @@ Function = tuple[str, list[str]]
 
 VECTORS = 2  # of output channels in a register tile
 ZERO = 64  # the byte that stands for zero where no ReLU cuts off what is negative
-RUN = 16  # input channels between `begin` and `end`
+RUN = 16  # input channels between `begin` and `end`, at most
 LINE = 64  # bytes of a cache line
 
 
@@ -98,8 +98,13 @@ def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, i
 
 
 def window(x: Buffer, kernel: int) -> tuple[int, int, int]:
-    """Return the kernel's rows, columns, and channels of a group. A row of a picture's pixels counts as channels."""
-    return (kernel, 1, (kernel + 1) * x.lanes) if x.channels == 4 else (kernel, kernel, x.lanes)
+    """Return the kernel's rows, columns, and channels of a group. A row of a picture counts as channels, 24 for 21."""
+    return (kernel, 1, ceil(kernel * x.lanes / 4) * 4) if x.channels == 3 else (kernel, kernel, x.lanes)
+
+
+def run_length(lanes: int) -> int:
+    """Return how many channels lie between `begin` and `end`, of `lanes` that follow each other: 12 of a picture's."""
+    return max(length for length in range(4, RUN + 1, 4) if lanes % length == 0)
 
 
 def block_shape(pixels: int, height: int, width: int) -> tuple[int, int, int]:
@@ -160,7 +165,7 @@ def conv2d_tile(name, isa, x, out, kernel, stride, pixels, panels, add, share):
 def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     """Write the loops of a tile: over groups of channels, kernel rows, kernel columns, and channels of a group."""
     _, taps, lanes = window(x, kernel)
-    unroll = min(RUN, lanes)
+    unroll = run_length(lanes)
     names = [f"{row}_{column}_{v}" for row, column in pixels for v in range(VECTORS)]
     channels = [f"vector part{name} = begin(sum{name});" for name in names]
     for lane in range(0, unroll, 4):
@@ -170,7 +175,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
             at, pixel = stride * (row * x.row + column * x.lanes) + lane, f"{row}_{column}"
             lines.append(f"const vector x{pixel} = broadcast(c + {at});")
             lines += [f"part{pixel}_{v} = dot4(part{pixel}_{v}, x{pixel}, w{v});" for v in range(VECTORS)]
-        if x.channels == 4:  # neighbouring windows overlap: gcc would keep more pixels in registers than there are
+        if x.channels == 3:  # neighbouring windows overlap: gcc would keep more pixels in registers than there are
             lines.append('__asm__ volatile("" ::: "memory");')
         channels += braces("", lines)
     channels += [f"sum{name} = end(sum{name}, part{name});" for name in names]
@@ -200,15 +205,17 @@ def assign(targets, values):
 
 
 def quantize(isa: Isa, x: Buffer, out: Buffer) -> Function:
-    """Turn the picture's float32 numbers into bytes, four a pixel; zero becomes ZERO."""
-    body = [
-        f"const float *pixel = (const float *)(input + y * {x.row} + x * {4 * x.lanes});",
-        f"byte *result = output + {out.at(0, 0)} + y * {out.row} + x * {out.lanes};",
-        f"*(word *)result = pixel_bytes(pixel, *factor, {ZERO}.0f);",
-    ]
-    rows = loop("y", *part(0, out.height), 1, loop("x", 0, out.width, 1, body))
-    name = f"quantize_{out}"
-    return name, define(name, ["const float *factor = (const float *)weights;", *rows])
+    """Turn the picture's float32 numbers into bytes; zero becomes ZERO. A row's last two vectors may overlap."""
+    name, numbers, step = f"quantize_{out}", x.width * x.lanes, VECTORS * isa.width
+    values = [f"{vector_at('from', v * isa.width, 'anywhere')} * factor + {ZERO}.0f" for v in range(VECTORS)]
+    row = loop("n", 0, numbers, step, [
+        f"const long start = n < {numbers - step} ? n : {numbers - step};",
+        f"const float *from = (const float *)(input + y * {x.row}) + start;",
+        f"byte *to = output + {out.at(0, 0)} + y * {out.row} + start;",
+        f"put(to, {', '.join(values)});",
+    ])  # fmt: skip
+    rows = loop("y", *part(0, out.height), 1, row)
+    return name, define(name, ["const float factor = *(const float *)weights;", *rows])
 
 
 def max_pool(isa: Isa, x: Buffer, out: Buffer, kernel: int, stride: int, padding: int) -> Function:

@@ -110,8 +110,9 @@ class Network:
 
     def plan_forward(self, x):
         """Plan the network from the image x to the logits, which it returns. Buffers stand for arrays here."""
-        x = self.quantize(x, "quantize", border=3)
-        x = self.conv_bn(x, "conv1", "bn1", stride=2, padding=3, border=1)
+        quantized = self.plan.take("quantize", x.shape, x.lanes, border=3)
+        self.note("quantize", quantize, x, quantized)
+        x = self.conv_bn(quantized, "conv1", "bn1", stride=2, padding=3, border=1)
         x = self.max_pool(x, "maxpool", kernel=3, stride=2, padding=1)
         self.probes[len(self.steps)] = ("stem", x)
         for stage, blocks, stride in STAGES:
@@ -126,11 +127,6 @@ class Network:
         logits = self.plan.take("fc", (1, 1, classes), panel, dtype=np.float32)
         self.note("fc", fully_connected, features, logits)
         return logits
-
-    def quantize(self, image, name, border):
-        out = self.plan.take(name, (image.height, image.width, 4), lanes=4, border=border)  # of 4 channels 3 are used
-        self.note(name, quantize, image, out)
-        return out
 
     def bottleneck(self, x, name, stride, downsample):
         """1x1, 3x3 and 1x1 convolutions, and around them the residual connection (He et al. 2016, figure 5)."""

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from buffers import aligned
-from ops import RUN, window
+from ops import run_length, window
 
 
 class WeightsError(Exception):
@@ -72,11 +72,11 @@ def prepare(file, step, epsilon=1e-5):
 def to_bytes(weight, least):
     """Return weight / scale as integers of -127 to 127, and the scales, (out,) float64, none below `least`.
 
-    Of every 16 input channels in a row, AVX2 adds the products of eight in 16 bits: channels 0, 1, 4, 5, 8, ... and
-    2, 3, 6, 7, 10, .... 127 times the positive ones of their weights must not exceed 32767, nor the negative ones: they
-    add up to 258 at most, 254 before each is rounded. That seldom costs anything: large weights are few.
+    Of every 16 input channels in a row (12 in the stem) AVX2 adds the products of half in 16 bits: 0, 1, 4, 5, 8, ...
+    and 2, 3, 6, 7, 10, .... 127 times the positive ones of their weights must not exceed 32767, nor the negative ones:
+    they add up to 258 at most, 254 before each is rounded. That seldom costs anything: large weights are few.
     """
-    runs = weight.reshape(len(weight), -1, RUN // 4, 2, 2)
+    runs = weight.reshape(len(weight), -1, run_length(weight.shape[-1]) // 4, 2, 2)
     sums = [np.maximum(sign * runs, 0).sum(axis=(2, 4)).max(axis=(1, 2)) for sign in (1, -1)]
     scale = np.maximum(abs(runs).max(axis=(1, 2, 3, 4)) / 127, np.maximum(*sums) / 254)
     scale = np.maximum(scale, least)
@@ -91,8 +91,9 @@ def quantized(weight, bias, step, scales):
     zeros become a part of the bias, an integer. None of the numbers on the way reaches 2^31: sums stay
     below 2^27, a bias at 2^29 and what its zeros add, and no factor is above 2.
     """
-    if step.x.channels == 4:  # a pixel of the picture has a channel more, a row of the kernel a pixel
-        weight = np.pad(weight, ((0, 0), (0, 0), (0, 1), (0, 1)))
+    if step.x.channels == 3:  # a row of the kernel counts as channels, filled up to fours
+        rows = weight.reshape(len(weight), step.kernel, 1, -1)
+        weight = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, -rows.shape[-1] % 4)))
     (x, x_zero), (residual, residual_zero), *_ = [*(scales[name] for name in step.reads), (0, 0)]
     out, out_zero = scales.get(step.name, (1, 0))  # the logits are no bytes
     bias = bias + out_zero * out - residual_zero * residual

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #define TYPE(name, element, size) typedef element name __attribute__((vector_size(size), may_alias))
 TYPE(__m128i, long long, 16);
@@ -112,7 +113,7 @@ static inline __m128i _mm256_castsi256_si128(__m256i a) { return (__m128i){a[0],
 static inline __m128i _mm_setzero_si128(void) { return (__m128i){0}; }
 static inline __m128i _mm_load_si128(const __m128i *from) { return *from; }
 static inline __m128i _mm_loadl_epi64(const __m128i *from) { return (__m128i){*(const long long *)from}; }
-static inline void _mm_store_si128(__m128i *to, __m128i a) { *to = a; }
+static inline void _mm_storeu_si128(__m128i *to, __m128i a) { memcpy(to, &a, sizeof a); }
 
 static inline __m128i _mm_max_epi8(__m128i a, __m128i b) {
     FOR(16) ((int8_t *)&a)[n] = S8(a, n) > S8(b, n) ? S8(a, n) : S8(b, n);
