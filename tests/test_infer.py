@@ -131,7 +131,7 @@ def test_text_output(album, small_weights_file):
 
 def test_missing_pictures_and_empty_directories(small_weights_file, tmp_path):
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "missing.jpg", tmp_path / "empty"):
+    for path in (tmp_path / "missing.jpg", tmp_path / "empty", tmp_path / f"{'long' * 99}.jpg"):
         result = infer("v4_no_alloc", path, "--weights", small_weights_file)
         assert result.returncode == 1 and "Traceback" not in result.stderr
         note, error = result.stderr.splitlines()

@@ -82,8 +82,10 @@ class TestEveryVersion:
             file.truncate(path.stat().st_size - 1)
         error(path, version(name).resnet50.ResNet50)
         error(tmp_path / "absent", version(name).resnet50.ResNet50)
-        with pytest.raises(Exception, match=r"is a directory; weights are one file: python common/export_weights\.py"):
-            version(name).resnet50.ResNet50(tmp_path)
+        (tmp_path / "my net.pth").touch()
+        for path in (tmp_path, tmp_path / "my net.pth"):
+            with pytest.raises(Exception, match=r" is no export: python common/export_weights\.py"):
+                version(name).resnet50.ResNet50(path)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

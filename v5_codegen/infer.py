@@ -48,8 +48,8 @@ def main():
 def expand(paths):
     """Yield the paths, and in place of a directory the pictures in it, sorted."""
     for path in paths:
-        suffixes = Image.registered_extensions() if path.is_dir() else ()
-        yield from sorted(file for file in path.glob("*") if file.suffix.lower() in suffixes) or [path]
+        files = path.glob("*") if os.path.isdir(path) else ()
+        yield from sorted(file for file in files if file.suffix.lower() in Image.registered_extensions()) or [path]
 
 
 def report(path, model, manifest, arguments):

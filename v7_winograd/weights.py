@@ -20,8 +20,8 @@ def read_manifest(weights_file: str | Path) -> dict:
 
     Raises WeightsError unless the file is whole, of this format, and holds the tensors of a ResNet-50.
     """
-    if Path(weights_file).is_dir():
-        raise WeightsError(f"{weights_file} is a directory; weights are one file: python common/export_weights.py")
+    if Path(weights_file).is_dir() or Path(weights_file).suffix in (".pth", ".pt"):
+        raise WeightsError(f"{weights_file} is no export: python common/export_weights.py [checkpoint FILE] makes one")
     try:
         with safe_open(weights_file, framework="numpy") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])

@@ -20,8 +20,8 @@ def read_manifest(weights_file: str | Path) -> dict:
 
     Raises WeightsError unless the file is whole, of this format, and holds the tensors of a ResNet-50.
     """
-    if Path(weights_file).is_dir():
-        raise WeightsError(f"{weights_file} is a directory; weights are one file: python common/export_weights.py")
+    if Path(weights_file).is_dir() or Path(weights_file).suffix in (".pth", ".pt"):
+        raise WeightsError(f"{weights_file} is no export: python common/export_weights.py [checkpoint FILE] makes one")
     try:
         with safe_open(weights_file, framework="numpy") as file:
             manifest = json.loads((file.metadata() or {})["manifest"])
@@ -74,7 +74,7 @@ def to_bytes(weight, least):
 
     Of every 16 input channels in a row (12 in the stem) AVX2 adds the products of half in 16 bits: 0, 1, 4, 5, 8, ...
     and 2, 3, 6, 7, 10, .... 127 times the positive ones of their weights must not exceed 32767, nor the negative ones:
-    they add up to 258 at most, 254 before each is rounded. That seldom costs anything: large weights are few.
+    they add up to 258 at most, 254 before each is rounded. That costs a quarter of a bit on average.
     """
     runs = weight.reshape(len(weight), -1, run_length(weight.shape[-1]) // 4, 2, 2)
     sums = [np.maximum(sign * runs, 0).sum(axis=(2, 4)).max(axis=(1, 2)) for sign in (1, -1)]
