@@ -19,7 +19,7 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "I64": "<i
 def checkpoint(file: Path) -> dict[str, NDArray[np.float32]]:
     """Return the tensors of a ResNet-50 checkpoint, in torchvision's names and layout, as float32 arrays.
 
-    The state dict may be wrapped under one of WRAPPERS, its names may begin with `module.`, and its numbers may be
+    The state dict may be wrapped under one of WRAPPERS, its names may begin with a prefix, and its numbers may be
     of any floating-point type. Nothing in the file is executed. Raises ExportError naming the file.
     """
     if not file.exists():
@@ -49,7 +49,7 @@ def _load_safetensors(file: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _state_dict(content: Any) -> Mapping[str, Any]:
-    """Return {name: tensor} of what a checkpoint holds, without wrapper, `module.` and training's counters."""
+    """Return {name: tensor} of what a checkpoint holds, without wrapper, prefix and training's counters."""
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -58,6 +58,8 @@ def _state_dict(content: Any) -> Mapping[str, Any]:
         raise ExportError(f"holds no state dict: {SAVE}")
     if not all(str(name).isprintable() and len(str(name)) < 200 for name in content):
         raise ExportError(f"holds names that cannot be printed: {SAVE}")
-    # torch.nn.DataParallel wraps the model under the name `module`.
-    names = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    # DataParallel wraps a model under the name `module`, torch.compile under `_orig_mod`, Lightning under `model`.
+    known = "layer1.0.conv1.weight"
+    prefix = next((str(name).removesuffix(known) for name in content if str(name).endswith(known)), "")
+    names = {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
     return {name: tensor for name, tensor in names.items() if not name.endswith("num_batches_tracked")}

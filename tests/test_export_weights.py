@@ -263,6 +263,8 @@ WRAPS = [
     lambda state: {"state_dict": state},
     lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {}}},
     lambda state: {"model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    lambda state: {"state_dict": {f"model.{name}": tensor for name, tensor in state.items()}, "epoch": 3},
+    lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
     lambda state: state | {"bn1.num_batches_tracked": torch.tensor(5)},
 ]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

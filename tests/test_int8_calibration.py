@@ -184,6 +184,8 @@ def test_many_pictures_are_thinned_out(tmp_path, monkeypatch):
     monkeypatch.setattr(CALIBRATION, "MANY", 4)
     for number in range(11):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "directory.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "none")
     assert [path.name for path in CALIBRATION.find_pictures(tmp_path)] == ["00.png", "03.png", "06.png", "09.png"]
 
 

@@ -102,7 +102,7 @@ def write(file, kept):
 
 def find_pictures(directory: Path) -> list[Path]:
     suffixes = Image.registered_extensions()
-    found = sorted(path for path in directory.glob("*") if path.suffix.lower() in suffixes)
+    found = sorted(path for path in directory.glob("*") if path.suffix.lower() in suffixes and path.is_file())
     if not found:
         raise CalibrationError(f"{directory}: no directory with pictures to calibrate with")
     return found[:: -(-len(found) // MANY)]
