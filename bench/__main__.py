@@ -87,15 +87,17 @@ def measure(arguments: argparse.Namespace, chosen: list[str], out: Path) -> int:
         chosen = ["accuracy", *chosen]
     elif "accuracy" in chosen and not arguments.data:
         raise InputError("the accuracy is measured on labelled pictures: --data tiny-imagenet-200")
+    failed = False
     for name in chosen:
         _, run, shown = EXPERIMENTS[name]
         results.update(out, [], measured_peak(), inputs)  # refuses another machine's file before the minutes
         entries = run(inputs, arguments)
+        failed |= any("reason" in entry for entry in entries)
         found = results.update(out, entries, measured_peak(), inputs)
         for table in [*shown(found), tables.environment(found)]:
             print(table.text("simple"), end="\n\n")
     print(f"results: {out}")
-    return 1 if found["failed"] else 0
+    return int(failed)
 
 
 def act(arguments: argparse.Namespace) -> int:
@@ -116,6 +118,8 @@ def act(arguments: argparse.Namespace) -> int:
         arguments.weights = arguments.weights or SYNTHETIC  # the same on every machine
         return measure(arguments, chosen, arguments.out or results.of_this_machine())
     else:
+        if names and command in ("batches", "caches", "objects"):
+            raise argparse.ArgumentTypeError(f"{command} takes no names")
         choices = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7], "ablations": ablations.ABLATIONS}
         arguments.names = [named(choices.get(command, (*VERSIONS, *PEERS)), name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"

@@ -111,9 +111,12 @@ def step_flops(version, step) -> float:
         return winograd_flops(version, step)
     if operator == "max_pool":
         return POOLED * out
-    if not step.weight_size:
+    if not step.has_weights:
         return prod(step.x.shape)
-    return out * (2.0 * step.x.channels * step.kernel**2 + bool(step.arguments.get("add")) + 1)
+    products = step.x.channels * step.kernel**2
+    if version.name == VERSIONS[7]:  # those with the zeros that fill a picture's row count, too
+        products = step.x.groups * prod(version.ops.window(step.x, step.kernel))
+    return out * (2.0 * products + bool(step.arguments.get("add")) + 1)
 
 
 def winograd_flops(version, step) -> float:

@@ -13,6 +13,7 @@ from pytest_benchmark.utils import get_commit_info
 
 from bench.inputs import Inputs, source
 from bench.machine import machine_info, slug
+from bench.peers import precision
 from common.versions import ROOT
 
 RUNS = ROOT / "bench" / "results" / "runs"
@@ -28,7 +29,7 @@ def extra_info(version: str, inputs: Inputs, pictures: Sequence[float], **facts:
     quantiles = dict(zip(("p50", "p95", "p99"), np.percentile(pictures, (50, 95, 99)).tolist()))
     return {
         "version": version,
-        "precision": "int8" if version.endswith("int8") else "float32",
+        "precision": precision(version),
         "calls": len(pictures),
         "image_size": inputs.size,
         "flops": inputs.flops,

@@ -140,9 +140,9 @@ def environment(results: dict) -> Table:
     info, peak = results["machine_info"], [digits(results["peak"][key], 1e9) for key in ("flops_1", "flops")]
     commits = ", ".join(dict.fromkeys(b["extra_info"]["commit"] for b in results["benchmarks"]))
     sentence = (
-        f"Measured on {info['processor']}, {info['cores']} of {info['cores_in_machine']} cores; peak GFLOP/s measured: "
-        f"one core {peak[0]}, all {peak[1]}; {info['python']}, NumPy {info['numpy']} with {info['blas']}; "
-        f"{info['compiler']}; {info['os']}; commit {commits}, {results['datetime'][:10]}."
+        f"Measured on {info['processor']}, {info['cores']} of {info['cores_in_machine']} cores; highest GFLOP/s of "
+        f"multiply-adds alone: one core {peak[0]}, all {peak[1]} (“of peak” means that of the same rounds); "
+        f"{info['python']}, NumPy {info['numpy']} with {info['blas']}; {info['compiler']}; {info['os']}; commit {commits}, {results['datetime'][:10]}."
     )
     return Table(notes=[sentence])
 

@@ -68,6 +68,8 @@ def run(*commands):
         for command in commands
     ]
     lines = [line for process in running for line in process.communicate()[0].splitlines()]
+    if any(process.returncode for process in running):
+        sys.exit("error: a process failed; the lines above say why")
     pictures, begin = rate([json.loads(line) for line in lines if line.startswith("[")])
     return pictures, begin - start
 
@@ -98,8 +100,7 @@ def main(weights):
             plain = run(*(("process", directory, weights, first, cores) for first in range(cores)))
             results["rounds"].append([plain, run(("ray_workers", directory, weights))])
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if ARTICLE.is_file():
-        ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "scale-out", table(results)), encoding="utf-8")
+    ARTICLE.write_text(fill(ARTICLE.read_text("utf-8"), "scale-out", table(results)), encoding="utf-8")
     print(table(results))
 
 

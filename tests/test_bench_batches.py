@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench import batches, peers
+from bench.inputs import make_inputs
 from tests.bench_fakes import fake_inputs
 
 
@@ -49,3 +50,11 @@ def test_a_wrong_picture_in_a_batch_or_a_failed_engine_has_no_time(run):
     good, bad = run(wrong)
     assert good["extra_info"]["batch"] == 1 and "reason" in bad and bad["name"] == "openvino, 4"
     assert run(lambda logits: logits, returncode=1) == [{"group": "batches", "name": "openvino", "reason": "no memory"}]
+
+
+def test_a_real_engine(small_weights_file):
+    pytest.importorskip("onnxruntime", reason="engines are installed by: pip install -r requirements/peers.txt")
+    found = batches.measured_batches(make_inputs(32, small_weights_file), 1, (1, 2))
+    engines = [engine for engine in batches.ENGINES if engine in peers.installed()]
+    assert [e["name"] for e in found] == [f"{engine}, batch of {size}" for engine in engines for size in (1, 2)]
+    assert all(e["stats"]["rounds"] == batches.ROUNDS for e in found)

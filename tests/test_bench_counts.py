@@ -83,3 +83,10 @@ def test_winograd_does_fewer_operations_and_its_transforms_count():
 def test_version_8_moves_about_a_quarter_of_version_6():
     share = counts.work("v8_int8", SIZE).bytes / counts.work("v6_threads", SIZE).bytes
     assert 0.25 < share < 0.29
+
+
+def test_version_8_counts_the_zeros_that_fill_a_kernel_row_and_no_products_where_there_are_none():
+    version, made = network("v8_int8")
+    flops = {step.name: counts.step_flops(version, step) for step in made.steps}
+    assert flops["quantize"] == 3 * SIZE**2 and flops["avgpool"] == 2048 * np.prod(made.steps[-2].x.shape[:2])
+    assert flops["conv1"] == (2 * 168 + 1) * 64 * (SIZE // 2) ** 2  # 24 bytes for the 21 of each of seven rows

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench import __main__ as main
 from bench import accuracy, experiments, peak, profile, race
 from bench.child import Child
 from bench.inputs import make_inputs
@@ -326,11 +327,23 @@ def test_the_command_stores_prints_and_adds_to_a_file(small_weights_file, tmp_pa
     assert done.returncode == 0 and "v2_vectorized" in done.stdout
 
 
+def test_only_failures_of_this_run_make_it_fail(small_weights_file, tmp_path, monkeypatch):
+    failure = {"group": "fake", "name": "v2_vectorized", "reason": "no memory"}
+    for found in [failure], []:
+        monkeypatch.setitem(main.EXPERIMENTS, "objects", ("", lambda inputs, a, found=found: found, lambda found: []))
+        monkeypatch.setitem(main.EXPERIMENTS, "caches", ("", lambda inputs, a: [], lambda found: []))
+        arguments = main.parser().parse_args(["objects", "--weights", str(small_weights_file), "--size", "32"])
+        out = tmp_path / "run.json"
+        assert main.measure(arguments, ["objects", "caches"], out) == len(found)
+        assert main.measure(arguments, ["caches"], out) == 0
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["race", "v0"], "there is no 'v0'; choose from v1_loops"),
         (["reference", "latency"], "choose from race"),
+        (["batches", "openvino"], "batches takes no names"),
         (["race", "--weights", "no/such"], "weights in no/such"),
         (["accuracy"], "measured on labelled pictures: --data"),
         (["table", "--results", "no/such.json"], "no/such.json is no results file"),

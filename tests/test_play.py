@@ -142,6 +142,37 @@ def test_who_hangs_up_while_waiting_leaves_the_process_warm(small_weights_file):
     assert workers.kept == {"v2_vectorized": warm}
 
 
+def test_the_oldest_process_makes_room(small_weights_file, monkeypatch):
+    closed = []
+
+    class FakeWorker:
+        def __init__(self, name, weights):
+            self.name = name
+
+        def classify(self, picture, file_name, client):
+            yield {"finished": True}
+
+        def alive(self):
+            return True
+
+        def close(self):
+            closed.append(self.name)
+
+    monkeypatch.setattr(play, "Worker", FakeWorker)
+    workers, (ours, client) = play.Workers(small_weights_file), socketpair()
+    with ours, client:
+        for name in VERSIONS[1 : play.KEPT + 3]:
+            list(workers.classify(name, b"", "cat", client))
+    assert [*workers.kept] == [*VERSIONS[3 : play.KEPT + 3]] and closed == [*VERSIONS[1:3]]
+
+
+@pytest.mark.parametrize(("local", "status"), [(True, 400), (False, 200)])
+def test_other_names_lead_here_only_if_others_may_come(local, status, small_weights_file):
+    client = play.create_app(small_weights_file, local).test_client()
+    assert client.get("/", headers={"Host": "example.org"}).status_code == status
+    assert client.get("/", headers={"Host": "localhost"}).headers["Content-Security-Policy"] == play.POLICY
+
+
 class TestServer:
     def test_two_at_once(self, server, said):
         with ThreadPoolExecutor() as pool:

@@ -357,6 +357,7 @@ def test_from_pictures_to_a_version_that_recognises_them(tmp_path, rng):
         assert (row["pictures"], row["size"], row["top5"]) == (4, size, 1)
         line = "{version}, packed resnet50.npz, {size}x{size}: top-1 {top1:.2%}, top-5 100.00% of 4 pictures"
         assert line.format(**row) in result.stdout
+    assert "of 2 pictures" in run("training/evaluate.py", "v3", *known, "--count", 2).stdout
 
 
 FAKE_INFER = """

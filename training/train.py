@@ -22,11 +22,12 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -46,7 +47,7 @@ from training.pictures import DataError, find  # noqa: E402
 class Phase(NamedTuple):
     until: float  # share of all steps
     size: int  # height and width of the pictures
-    change: callable  # of the pictures, each time they are shown
+    change: Callable[[Tensor, Generator], Tensor]  # of the pictures, each time they are shown
 
 
 PHASES = (Phase(0.65, 32, batches.augment), Phase(0.88, 48, batches.augment), Phase(1.0, 64, batches.augment))

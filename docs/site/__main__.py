@@ -19,8 +19,8 @@ def install() -> None:
     if not shutil.which("npm"):
         sys.exit("error: the site needs npm, of Node.js 20 or newer; on Debian: apt install npm")
     lock = SITE / "package-lock.json"
-    installed = NODE / lock.name
-    if installed.is_file() and installed.read_bytes() == lock.read_bytes() and (NODE / "node_modules").is_dir():
+    installed = NODE / "installed.json"  # a copy of the lock, made last: an npm that is interrupted leaves none
+    if installed.is_file() and installed.read_bytes() == lock.read_bytes():
         return
     NODE.mkdir(parents=True, exist_ok=True)
     shutil.copy(SITE / "package.json", NODE)
@@ -28,8 +28,8 @@ def install() -> None:
     shutil.copy(lock, NODE)
     done = subprocess.run(["npm", "ci", "--loglevel=error"], cwd=NODE, stdout=subprocess.DEVNULL)
     if done.returncode:
-        installed.unlink()
         sys.exit("error: npm could not install what docs/site/package-lock.json names; the lines above say why")
+    shutil.copy(lock, installed)
 
 
 def main() -> int:

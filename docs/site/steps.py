@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+from bench.ladder import RUNGS, RUNGS_AT
 from common.versions import BEFORE, NOT_COUNTED, STEPS, VERSIONS, changed_lines, files
-from docs.site import NODE, ROOT
+from docs.site import NODE
 
-LADDER = ROOT / "bench" / "ladder.py"
 # Where what the pages load comes from: npm packages, {directory of _static/vendor: what of the package goes there}.
 VENDOR = {
     "katex": ("katex/dist", ("katex.min.css", "fonts/*.woff2")),
@@ -61,10 +61,6 @@ def difference(before: dict[str, list[str]], after: dict[str, list[str]]) -> dic
 
 def rungs() -> dict[str, dict[str, list[str]]]:
     """{rung: its one file}: the C files of the ladder, each some lines away from the one before it."""
-    if not LADDER.is_file():
-        return {}
-    from bench.ladder import RUNGS, RUNGS_AT
-
     sources = dict.fromkeys(rung.source for rung in RUNGS.values() if not rung.beside)
     found = {name: RUNGS_AT / f"{name}.c" for name in sources}
     return {name: {"kernel.c": path.read_text("utf-8").splitlines()} for name, path in found.items() if path.is_file()}

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import cv2
 
@@ -74,8 +75,9 @@ def table(found: dict) -> str:
     """The README's, of a results file's contents."""
     lines = ["| version | every frame, frames/s | at the clip's pace, frames labelled |", "|:--|--:|--:|"]
     for row in found["rows"]:
-        speed = sorted(row["frames_per_second"])[len(row["frames_per_second"]) // 2]
-        lines.append(f"| `{row['version']}` | {speed:.1f} | {row['labelled']} of {row['frames']} |")
+        lines.append(
+            f"| `{row['version']}` | {median(row['frames_per_second']):.1f} | {row['labelled']} of {row['frames']} |"
+        )
     machine, (width, height) = found["machine"], found["size"]
     rounds = len(found["rows"][0]["frames_per_second"])
     lines.append(

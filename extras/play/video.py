@@ -210,8 +210,9 @@ def run(arguments: argparse.Namespace) -> dict:
             end = 0 if camera else int(capture.get(cv2.CAP_PROP_POS_FRAMES))
             if writer and end > seen:  # the clip ended while the last one was recognised
                 writing.result()
-                write(writer, frame, end - seen)
+                writing = thread.submit(write, writer, frame, end - seen)
                 seen = end
+        writing.result()  # raises what kept the last one from being written
     except KeyboardInterrupt:  # what is written so far is a whole film once it is closed
         if not labelled:
             raise
