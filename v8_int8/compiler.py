@@ -25,7 +25,7 @@ class Isa(NamedTuple):
     """An instruction set, as far as the generated code depends on it."""
 
     width: int  # sums of 32 bits in a vector register
-    pixels: int  # in a register tile: with two vectors each (AVX2: four), plus weights, they fill the registers
+    pixels: int  # in a register tile: with two vectors each, plus weights, they fill the registers
     flags: tuple[str, ...]  # that make the compiler use it
     macros: tuple[str, ...]  # that the compiler predefines where the machine has it
     l1: int = 32 * 1024  # bytes of the first-level data cache, unless the system tells

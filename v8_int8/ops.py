@@ -134,7 +134,7 @@ def pieces(spans: list[tuple[int, int, int]]) -> int:
 def conv2d_tile(name, isa, x, out, kernel, stride, pixels, panels, add, share):
     """Write the function that computes `pixels`, [(row, column), ...], of one panel of output channels.
 
-    Its sums stay in registers over all input channels. On the way it prefetches at least `share` cache
+    Its sums, with AVX2 their `part`s, stay in registers. On the way it prefetches at least `share` cache
     lines of the weights that come next.
     """
     places = [row * out.row + column * out.lanes for row, column in pixels]
@@ -205,7 +205,7 @@ def assign(targets, values):
 
 
 def quantize(isa: Isa, x: Buffer, out: Buffer) -> Function:
-    """Turn the picture's float32 numbers into bytes; zero becomes ZERO. A row's last two vectors may overlap."""
+    """Turn the picture's numbers (below 2^31 scales) into bytes, zero into ZERO. A row's last vectors may overlap."""
     name, numbers, step = f"quantize_{out}", x.width * x.lanes, VECTORS * isa.width
     values = [f"{vector_at('from', v * isa.width, 'anywhere')} * factor + {ZERO}.0f" for v in range(VECTORS)]
     row = loop("n", 0, numbers, step, [
