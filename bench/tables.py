@@ -142,7 +142,8 @@ def environment(results: dict) -> Table:
     sentence = (
         f"Measured on {info['processor']}, {info['cores']} of {info['cores_in_machine']} cores; highest GFLOP/s of "
         f"multiply-adds alone: one core {peak[0]}, all {peak[1]} (“of peak” means that of the same rounds); "
-        f"{info['python']}, NumPy {info['numpy']} with {info['blas']}; {info['compiler']}; {info['os']}; commit {commits}, {results['datetime'][:10]}."
+        f"{info['python']}, NumPy {info['numpy']} with {info['blas']}; {info['compiler']}; {info['os']}; "
+        f"commit {commits}, {results['datetime'][:10]}."
     )
     return Table(notes=[sentence])
 
