@@ -139,11 +139,7 @@ ABLATIONS["v7_winograd"] = {
     "tiles are squares": [Edit("winograd.py", "size in SIZES:", "size in ((2, 2), (3, 3), (4, 4)):")],
     "strips have as many rows as fit": [Edit("winograd.py", "if out.channels >= rows * columns:", "if True:")],
 }
-ABLATIONS["v8_int8"] = (
-    NOT_FETCHED_EARLY
-    | SLEEP
-    | {"the stem's pixels may stay in registers": [Edit("ops.py", "if x.channels == 3:  # neighb", "if False:  #")]}
-)
+ABLATIONS["v8_int8"] = NOT_FETCHED_EARLY | SLEEP
 
 
 def edited(version: str, edits: Sequence[Edit], root: Path) -> None:

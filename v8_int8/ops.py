@@ -175,8 +175,6 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
             at, pixel = stride * (row * x.row + column * x.lanes) + lane, f"{row}_{column}"
             lines.append(f"const vector x{pixel} = broadcast(c + {at});")
             lines += [f"part{pixel}_{v} = dot4(part{pixel}_{v}, x{pixel}, w{v});" for v in range(VECTORS)]
-        if x.channels == 3:  # neighbouring windows overlap: gcc would keep more pixels in registers than there are
-            lines.append('__asm__ volatile("" ::: "memory");')
         channels += braces("", lines)
     channels += [f"sum{name} = end(sum{name}, part{name});" for name in names]
     channels.append(f"w += {unroll * VECTORS * isa.width};")
