@@ -98,7 +98,7 @@ def under_roofs(results: dict, rows: dict[str, dict]) -> Figure:
     for count in sorted({1, results["machine_info"]["cores"]}):
         roof = np.minimum(ceiling(results, "flops", count), x * ceiling(results, "bandwidth", count)) / 1e9
         axes.plot(x, roof, color=FAINT, linestyle="-" if count == 1 else "--")
-        label(axes, f"{plural(count, 'core')}: {digits(roof[-1])} GFLOP/s", x[0], roof[-1], 1, 8, bbox=None)
+        label(axes, f"{plural(count, 'core')}: {digits(roof[-1])} GFLOP/s", x[-1], roof[-1], -1, 8, bbox=None)
     points = []
     for name, row in rows.items():
         done = work(name, row["image_size"], isa(results))
@@ -106,7 +106,7 @@ def under_roofs(results: dict, rows: dict[str, dict]) -> Figure:
     for intensity, rate, name in points:
         axes.plot(intensity, rate, "D", color=colour(name), markersize=8, markeredgecolor="white")
         short = name.split("_")[0]
-        right, up = {"v2": (-8, 0), "v3": (-2, 12), "v4": (2, -12), "v7": (-8, 0)}.get(short, (8, 0))
+        right, up = {"v2": (-8, 0), "v3": (-2, 12), "v4": (2, -12), "v5": (8, -8), "v7": (-8, 0)}.get(short, (8, 0))
         label(axes, short, intensity, rate, right, up, bbox=None)
     axes.set(xscale="log", yscale="log", ylabel="GFLOP/s that it does", xlim=(x[0], x[-1]), ylim=(0.01, 600))
     axes.set_xlabel("floating-point operations for each byte that its operations read or write")
