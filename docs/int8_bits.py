@@ -66,7 +66,8 @@ class Simulated:
                     factors = np.stack([bias, np.ones_like(bias), np.ones_like(bias)])
                     if row:
                         weight, factors = version.weights.quantized(weight, bias, step, self.scales)
-                    weight = weight[:, : step.kernel, : step.kernel, :3] if step.name == "conv1" else weight
+                    if step.name == "conv1":  # without the zeros that fill a row of the kernel
+                        weight = weight[..., : 3 * step.kernel].reshape(-1, step.kernel, step.kernel, 3)
                     self.weights[step.name] = (
                         self.tensor(weight.transpose(0, 3, 1, 2)),
                         self.tensor(factors)[..., None, None],

@@ -331,6 +331,18 @@ def test_the_sample_is_what_show_prints():
     assert shown == (ROOT / "v8_int8" / "sample.c").read_text("utf-8")
 
 
+def test_the_bits_of_the_article_are_simulated_near_the_float32_network(demo_weights):
+    """A layout of weights that is read wrongly gives a correlation near 0."""
+    preprocessing = intact(demo_weights)["preprocessing"]
+    image = torch.from_numpy(V8.image.load_image(ROOT / "samples" / "cat.jpg", preprocessing).transpose(2, 0, 1)[None])
+    with torch.no_grad():
+        exact, found = (
+            int8_bits.Simulated(demo_weights, preprocessing["crop"], int8_bits.ROWS[name]).forward(image)[0]
+            for name in (int8_bits.FLOAT, "7 / 8")
+        )
+    assert np.corrcoef(exact, found)[0, 1] > 0.99
+
+
 def test_the_article_shows_the_accuracy_that_was_measured():
     measured = json.loads(int8_bits.RESULTS.read_text("utf-8"))
     text = int8_bits.ARTICLE.read_text("utf-8")

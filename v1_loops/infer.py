@@ -29,7 +29,7 @@ def main():
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="a picture, or a directory of them")
     parser.add_argument("--weights", type=Path, default=default, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a picture, one a line")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each picture, one a line")
     arguments = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
     try:

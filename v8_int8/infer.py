@@ -28,7 +28,7 @@ def main():
     parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="a picture, or a directory of them")
     parser.add_argument("--weights", type=Path, default=default, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (default: 5)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a picture, one a line")
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each picture, one a line")
     parser.add_argument("--no-cache", action="store_true", help="compile, even if this was compiled before")
     parser.add_argument("--calibrate", type=Path, metavar="DIR", help="pictures to calibrate with, from now on")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores this process may use")

@@ -90,7 +90,7 @@ def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, i
     """Return (channels in a panel, number of panels, bytes of a panel's weights) of a convolution.
 
     In memory: for every output channel its bias, int32, its factor and the residual's, float32; then for each panel an
-    array (groups of input channels, kernel, kernel, fours of a group's channels, channels of the panel, 4). That is
+    array (groups of input channels, `window`'s rows, columns and fours of channels, channels of the panel, 4). That is
     the order in which they are used, so that they stream from memory once, from the first byte to the last.
     """
     panel = VECTORS * isa.width
@@ -203,7 +203,10 @@ def assign(targets, values):
 
 
 def quantize(isa: Isa, x: Buffer, out: Buffer) -> Function:
-    """Turn the picture's numbers (below 2^31 scales) into bytes, zero into ZERO. A row's last vectors may overlap."""
+    """Turn the picture's numbers into bytes, zero into ZERO. As bytes they must be below 2^31, as normalised ones are.
+
+    A row ends with a whole vector, so its last two may share numbers.
+    """
     name, numbers, step = f"quantize_{out}", x.width * x.lanes, VECTORS * isa.width
     values = [f"{vector_at('from', v * isa.width, 'anywhere')} * factor + {ZERO}.0f" for v in range(VECTORS)]
     row = loop("n", 0, numbers, step, [
