@@ -331,6 +331,22 @@ def test_the_sample_is_what_show_prints():
     assert shown == (ROOT / "v8_int8" / "sample.c").read_text("utf-8")
 
 
+def test_what_the_limit_of_sums_costs_the_demo_model(demo_weights):
+    """The article's numbers: how much larger a channel's scale is than its largest weight asks for."""
+    manifest = intact(demo_weights)
+    network = V8.resnet50.Network(manifest["preprocessing"]["crop"], manifest["num_classes"], ISAS["avx2"])
+    larger = []
+    with safe_open(demo_weights, framework="numpy") as file:
+        for step in network.steps:
+            if step.has_weights and step.name != "conv1":
+                weight, _ = V8.weights.prepare(file, step)
+                scale, most = V8.weights.to_bytes(weight, 0)[1], abs(weight).max(axis=(1, 2, 3)) / 127
+                larger.append((scale / np.maximum(most, 1e-30))[most > 0])
+    larger = np.concatenate(larger)
+    assert abs(np.mean(larger > 1.0001) - 0.75) < 0.01 and np.mean((larger > 1.0001) & (larger < 4 / 3)) > 0.375
+    assert abs(np.mean(larger > 2) - 1 / 400) < 0.001 and abs(np.mean(np.log2(larger)) - 0.26) < 0.01
+
+
 def test_the_bits_of_the_article_are_simulated_near_the_float32_network(demo_weights):
     """A layout of weights that is read wrongly gives a correlation near 0."""
     preprocessing = intact(demo_weights)["preprocessing"]
