@@ -49,9 +49,9 @@ EXPERIMENTS = {
         lambda found: [tables.objects(found)],
     ),
     "isas": (
-        "versions 5 to 7 in every instruction set that this machine has, and version 4 beside them",
+        "versions 5 to 8 in every instruction set that this machine has, and version 4 beside them",
         lambda inputs, a: experiments.instruction_sets(inputs, a.threads, a.names, a.rounds),
-        lambda found: [tables.instruction_sets(found)],
+        lambda found: [tables.instruction_sets(found), tables.int8_instruction_sets([found])],
     ),
     "ablations": (
         "what a part of a version is worth: copies with that part changed, and the version as it is",
@@ -105,7 +105,7 @@ def act(arguments: argparse.Namespace) -> int:
     if command == "plot":
         from bench.plots import LADDER, PICTURES, draw_all  # matplotlib takes a second to load; most commands need none
 
-        published = [(results.newest(), PICTURES), (results.of_the_ladder(), LADDER)]
+        published = [(results.of_the_readme(), PICTURES), (results.of_the_ladder(), LADDER)]
         for chosen, pictures in [(arguments.results, PICTURES | LADDER)] if arguments.results else published:
             print(*draw_all(results.load(chosen), chosen.parent, pictures), sep="\n")
     elif command == "table":
@@ -120,7 +120,7 @@ def act(arguments: argparse.Namespace) -> int:
     else:
         if names and command in ("batches", "caches", "objects"):
             raise argparse.ArgumentTypeError(f"{command} takes no names")
-        choices = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:7], "ablations": ablations.ABLATIONS}
+        choices = {"ladder": ladder.V5.compiler.ISAS, "isas": VERSIONS[3:], "ablations": ablations.ABLATIONS}
         arguments.names = [named(choices.get(command, (*VERSIONS, *PEERS)), name) for name in names]
         default = f"{datetime.now():%Y%m%d-%H%M%S}-{command}.json"
         return measure(arguments, [command], arguments.out or results.RUNS / default)

@@ -59,12 +59,12 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
 
 
 def instruction_sets(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
-    """Versions 5 to 7 in every instruction set that this machine has; and version 4, for comparison.
+    """Versions 5 to 8 in every instruction set that this machine has; and version 4, for comparison.
 
-    Version 5 on one thread, version 6 on all cores, version 7 on both.
+    Version 5 on one thread, version 6 on all cores, the others on both.
     """
     entrants, cores = {}, threads or available_cores()
-    for name in names or VERSIONS[3:7]:
+    for name in names or VERSIONS[3:]:
         counts = {1} if name in ONE_THREAD else {cores} if name == VERSIONS[5] else {1, cores}
         for count in sorted(counts):
             for isa in load_version(name).compiler.Compiler().isas if name in VERSIONS[4:] else [None]:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 from common.machine import available_cores, find_compiler
 
 SAID = {"level", "type", "size", "ways_of_associativity", "number_of_sets", "coherency_line_size"}  # of a cache
-SIMD = {"avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve"}
+SIMD = {"avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "sve"}
 APPLE = {"internal_api": "Accelerate", "version": platform.mac_ver()[0]}  # the BLAS that threadpoolctl does not know
 
 

@@ -106,17 +106,23 @@ def of_all_machines() -> list[dict]:
 
 def of_page(page: Path) -> Path:
     """The file that a page's tables are made from unless another is named. Raises ResultsError."""
-    return of_the_ladder() if page.stem in ("ladder", "caches") else newest()
+    return of_the_ladder() if page.stem in ("ladder", "caches") else of_the_readme()
+
+
+def of_the_readme() -> Path:
+    """A processor with AVX-512 whose times differ least from run to run; else the newest. Raises ResultsError."""
+    return chosen("amd-epyc-family-26-model-2.json")
 
 
 def of_the_ladder() -> Path:
     """A processor with AVX2 and nothing wider, whose registers and caches these articles are about; else the newest."""
-    chosen = MACHINES / "amd-epyc-family-25-model-1.json"
-    return chosen if chosen.is_file() else newest()
+    return chosen("amd-epyc-family-25-model-1.json")
 
 
-def newest() -> Path:
-    """The machine that was measured last. Raises ResultsError if none was."""
+def chosen(name: str) -> Path:
+    """That machine's results, or those of the machine that was measured last. Raises ResultsError if none was."""
+    if (MACHINES / name).is_file():
+        return MACHINES / name
     if files := list(MACHINES.glob("*.json")):
         return max(files, key=lambda path: load(path)["datetime"])
     raise ResultsError(f"no results in {MACHINES}; `python -m bench reference` measures some")

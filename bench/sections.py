@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import kernel_tables, tables
 from bench.ablations import ABLATIONS
 from bench.ladder import RUNGS
-from bench.results import ResultsError
+from bench.results import ResultsError, of_all_machines
 from bench.text import Table
 from common.marked import fill
 from common.versions import VERSIONS
@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "batches": tables.batches,
     "throughput": tables.throughput,
     "isas": tables.instruction_sets,
+    "isas_v8": lambda _: tables.int8_instruction_sets(of_all_machines()),
     "ladder": kernel_tables.ladder,
     "ladder_everywhere": kernel_tables.ladder_everywhere,
     "tiles": kernel_tables.tiles,

@@ -152,16 +152,21 @@ def machines(_: dict) -> Table:
     """Our fastest against the fastest engine, in every file that the repository carries."""
     rows = []
     for results in of_all_machines():
-        info = results["machine_info"]
-        machine = f"{info['processor']} ({generation(info) or info['machine']}; {', '.join(info['instruction_sets'])})"
         for count in race_counts(results):
-            row = [f"{machine}, {results['datetime'][:10]}", str(count)]
+            row = [machine(results), str(count)]
             for ours, engine in pairs(results, count):
                 both = [derived(1e3 * one["median"], one) for one in (ours, engine)] if ours and engine else []
                 row += [*both, engine["name"], times(engine, ours, "")] if both else [MISSING] * 4
             rows.append(row)
     headings = ["processor", "threads", "v7, ms", "engine, ms", "fastest in float32", "engine ÷ v7"]
     return Table([*headings, "v8, ms", "engine, ms", "fastest in int8", "engine ÷ v8"], rows)
+
+
+def machine(results: dict) -> str:
+    """The processor, what tells it from others of its name, and the day."""
+    info = results["machine_info"]
+    said = f"{generation(info) or info['machine']}; {', '.join(info['instruction_sets'])}"
+    return f"{info['processor']} ({said}), {results['datetime'][:10]}"
 
 
 def operators(results: dict) -> Table:
@@ -338,8 +343,11 @@ def profile(results: dict, version: str) -> Table:
 
 
 def instruction_sets(results: dict) -> Table:
-    """Versions in every instruction set of the machine, each beside the peak of that instruction set in its rounds."""
-    rows, found = [], group(results, "instruction sets")
+    """Versions in every instruction set of the machine, each beside the peak of that instruction set in its rounds.
+
+    Version 8 does not reckon in float32 and has a table of its own.
+    """
+    rows, found = [], [row for row in group(results, "instruction sets") if row.get("version") != VERSIONS[7]]
     for row, after in zip(found, [*found[1:], {}]):  # the widest first
         narrower = after if (after.get("version"), after.get("threads")) == (row["version"], row["threads"]) else None
         share = derived(100 * of_peak(results, row), row, " %" + " (effective)" * (row["version"] == VERSIONS[6]))
@@ -348,6 +356,18 @@ def instruction_sets(results: dict) -> Table:
     headings = ["", "threads", "instruction set", "one picture, ms", "peak, GFLOP/s", "of peak", "× narrower"]
     notes = failures(results, "instruction sets") + missing("isas", rows)
     return Table(headings, rows, notes)
+
+
+def int8_instruction_sets(machines: list[dict]) -> Table:
+    """Version 8 in every instruction set of the machines on which they took turns."""
+    rows = []
+    for results in machines:
+        found = [row for row in group(results, "instruction sets") if row.get("version") == VERSIONS[7]]
+        for row, after in zip(found, [*found[1:], {}]):
+            narrower = after if after.get("threads") == row["threads"] else None
+            cells = [machine(results), str(row["threads"]), row["isa"], milliseconds(row), times(narrower, row)]
+            rows.append(cells)
+    return Table(["processor", "threads", "instruction set", "one picture, ms", "× narrower"], rows)
 
 
 def ablations(results: dict, version: str) -> Table:

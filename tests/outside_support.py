@@ -59,7 +59,7 @@ def run_outside(
         whole.tofile(directory / name)
         driver = driver.replace(name.upper(), str(whole.nbytes))
     (directory / "network.c").write_text(text + driver)
-    subprocess.run([*command, "-pthread", "-o", "network", "network.c"], cwd=directory, check=True)
+    subprocess.run([*command, "-pthread", "-o", "network", "network.c", "-lm"], cwd=directory, check=True)
     done = subprocess.run([*start, "./network"], cwd=directory, capture_output=True, text=True)
     if "unexpected memory mapping" in done.stderr:
         pytest.skip("this compiler's thread sanitizer wants addresses less random: sysctl vm.mmap_rnd_bits=28")

@@ -196,6 +196,8 @@ def test_who_runs_in_which_instruction_set(monkeypatch):
     expected = [("v4_no_alloc", 1, 1, None, ROOT), *(("v5_codegen", 1, 1, isa, ROOT) for isa in isas)]
     expected += [("v6_threads", 4, 1, isa, ROOT) for isa in isas]
     expected += [("v7_winograd", threads, 1, isa, ROOT) for threads in (1, 4) for isa in isas]
+    isas = list(load_version("v8_int8").compiler.Compiler().isas)
+    expected += [("v8_int8", threads, 1, isa, ROOT) for threads in (1, 4) for isa in isas]
     assert list(found["instruction sets"].values()) == expected
     assert given == {"instruction sets": {"duration": experiments.TURN}}
 

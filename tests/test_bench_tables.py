@@ -57,6 +57,7 @@ def found(tmp_path, rng, monkeypatch):
     for isa, seconds in (("avx512", [1.0, 3.0]), ("avx2", [2.0, 6.0])):  # slow rounds, of multiply-adds, too
         peaks = [4 * flops(224) / second for second in seconds]
         add(f"v7, {isa}", "instruction sets", seconds, "v7_winograd", 1, isa=isa, peaks=peaks)
+        add(f"v8, {isa}", "instruction sets", [second / 5 for second in seconds], "v8_int8", 1, isa=isa)
     for batch, seconds in ((1, 0.5), (8, 0.4)):
         add(f"openvino, batch of {batch}", "batches", [seconds] * 3, "openvino", 2, batch=batch)
     new = results.update(tmp_path / "run.json", benchmarks, PEAK | SOFTWARE, inputs)
@@ -191,12 +192,14 @@ def test_files_are_named_by_processor_and_all_are_in_one_table(found, tmp_path, 
     directory.mkdir()
     monkeypatch.setattr(results, "MACHINES", directory)
     with pytest.raises(results.ResultsError, match="no results in"):
-        results.newest()
+        results.of_the_readme()
     for info, year, others in ((epyc, 2001, found["benchmarks"]), (xeon, 2002, found["benchmarks"][:1])):
         info, date = found["machine_info"] | info | {"instruction_sets": ["fma"]}, f"{year}-01-01"
         path = directory / f"{machine.slug(info)}.json"
         path.write_text(json.dumps(found | {"machine_info": info, "datetime": date, "benchmarks": others}))
-    assert results.newest() == path
+    assert results.of_the_readme() == path
+    row = [cell.strip() for cell in sections.SECTIONS["isas_v8"]({}).text("pipe").splitlines()[3].split("|")[1:-1]]
+    assert row == ["AMD EPYC (family 25, model 1; fma), 2001-01-01", "1", "avx2", "800 ± 400", "–"]
     lines = sections.SECTIONS["machines"]({}).text("pipe").splitlines()[2:]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[:2] for row in cells] == [

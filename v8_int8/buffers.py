@@ -85,7 +85,7 @@ class BufferPlan:
 
     def allocate(self) -> None:
         """Allocate the memory, touch all of its pages, and give every buffer its array."""
-        self.memory = aligned(self.size)
+        self.memory = aligned(self.size + 32 * ALIGNMENT)  # AMX may read as far beyond a row's end
         for buffer in self.buffers:
             padded = self.memory[buffer.offset : buffer.offset + buffer.size].view(buffer.dtype)
             padded = padded.reshape(buffer.groups, buffer.height + 2 * buffer.border, -1, buffer.lanes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import amx
 from buffers import ALIGNMENT, Buffer
 from compiler import Isa
 from ops import VECTORS, ZERO, average_pool, braces, conv2d, fully_connected, quantize, weight_layout, window
@@ -77,6 +78,7 @@ def vector_types(isa: Isa) -> list[str]:
         "   A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels (7x7_0: the first tile of 7x7),",
         f"   {VECTORS * isa.width} output channels. The function after them calls them, tile by tile. */",
         f"#define WIDTH {isa.width}",
+        f"#define GROUP {amx.GROUP if isa.tiles else VECTORS * isa.width}",
         *Path(__file__).with_name("dot.h").read_text().splitlines(),
         "",
     ]

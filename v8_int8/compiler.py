@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+import amx
+
 REMEDY = "install a C compiler (gcc or clang), or: pip install ziglang"
 FLAGS = ("-O2", "-ffp-contract=off", "-fPIC", "-shared")
 
@@ -30,10 +32,13 @@ class Isa(NamedTuple):
     macros: tuple[str, ...]  # that the compiler predefines where the machine has it
     l1: int = 32 * 1024  # bytes of the first-level data cache, unless the system tells
     l2: int = 512 * 1024  # and of the second-level cache
+    tiles: bool = False  # sums lie in the tiles of amx.py
 
 
+AVX512 = ("-mavx512vnni", "-mavx512bw", "-mprefer-vector-width=512")
 ISAS = {  # the best first
-    "avx512": Isa(16, 14, ("-mavx512vnni", "-mprefer-vector-width=512"), ("__AVX512VNNI__",)),
+    "amx": Isa(16, 32, (*AVX512, "-mamx-tile", "-mamx-int8"), ("__AMX_INT8__", "__AVX512VNNI__"), tiles=True),
+    "avx512": Isa(16, 14, AVX512, ("__AVX512VNNI__",)),
     "avxvnni": Isa(8, 6, ("-mavxvnni",), ("__AVXVNNI__",)),
     "avx2": Isa(8, 4, ("-mavx2",), ("__AVX2__",)),
     "neon": Isa(4, 14, ("-mcpu=generic+dotprod",), ("__ARM_FEATURE_DOTPROD",)),
@@ -49,6 +54,8 @@ class Compiler:
         native = {"x86_64": ["-march=native"], "aarch64": ["-mcpu=native"]}.get(os.uname().machine, [])
         self.macros = self.run(*native, "-dM", "-E", "-x", "c", os.devnull)
         self.isas = {name: isa for name, isa in ISAS.items() if {*isa.macros} <= {*self.macros.split()}}
+        if "amx" in self.isas and not amx.allowed():
+            del self.isas["amx"]
 
     def run(self, *arguments: str | Path) -> str:
         """Return the compiler's standard output. Raises CompilerError."""

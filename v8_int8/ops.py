@@ -15,6 +15,7 @@ from math import ceil, prod
 import numpy as np
 from numpy.typing import NDArray
 
+import amx
 from buffers import Buffer
 from compiler import Isa
 
@@ -45,7 +46,8 @@ def conv2d(
     if kernel == stride == 1 and not x.border and not out.border:  # all pixels may count as one row
         x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.lanes, dtype=b.dtype) for b in (x, out))
     panel, panels, size = weight_layout(isa, x, out, kernel)
-    block_rows, block_columns, number = block_shape(isa.pixels, out.height, out.width)
+    block = amx.block_shape(isa.pixels, out.height) if isa.tiles else block_shape(isa.pixels, out.height, out.width)
+    block_rows, block_columns, number = block
     rows, columns = split(out.height, block_rows), split(out.width, block_columns)
     share = ceil(size / LINE / (pieces(rows) * pieces(columns) * number))  # cache lines to prefetch in each tile
     # Every thread reads all of the input if they divide the output's channels, all weights if they divide its pixels.
@@ -67,14 +69,17 @@ def conv2d(
             row += loop("x", *part(first_x, end_x, width, one_row), width, block)
         calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
     first, end = part(0, panels, 1, not by_pixels)
+    place = f"panel * {out.plane}" if out.lanes == panel else f"panel / 2 * {out.plane} + panel % 2 * {panel}"
     body = loop("panel", first, end, 1, [
         f"const float *factors = (const float *)weights + panel * {panel};",
         f"const byte *w = weights + {12 * panels * panel} + panel * {size};",
         f"const byte *next = w + {size};",
         f"const byte *in = input + {x.at(-padding, -padding)};",
-        f"byte *result = output + panel * {out.plane} + {out.at(0, 0)};",
+        f"byte *result = output + {place} + {out.at(0, 0)};",
         *calls,
     ])  # fmt: skip
+    if isa.tiles:
+        body = amx.configured(body, rows[0][0], columns[0][0], window(x, kernel)[2])
     return name, tiles + define(name, body)
 
 
@@ -94,7 +99,7 @@ def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, i
     the order in which they are used, so that they stream from memory once, from the first byte to the last.
     """
     panel = VECTORS * isa.width
-    return panel, out.groups, panel * x.groups * prod(window(x, kernel))
+    return panel, out.channels // panel, panel * x.groups * prod(window(x, kernel))
 
 
 def window(x: Buffer, kernel: int) -> tuple[int, int, int]:
@@ -139,12 +144,16 @@ def conv2d_tile(name, isa, x, out, kernel, stride, pixels, panels, add, share):
     """
     places = [row * out.row + column * out.lanes for row, column in pixels]
     names = [[f"sum{row}_{column}_{v}" for v in range(VECTORS)] for row, column in pixels]
+    if isa.tiles:
+        names = amx.names(pixels)
     first, last = [], []
     for n, kind in enumerate(("vector bias", "floats factor", "floats residual")[: 2 + add]):
         starts = [isa.width * (n * panels * VECTORS + v) for v in range(VECTORS)]
         loads = [vector_at("factors", start, kind.split()[0]) for start in starts]
         (last if n else first).extend(f"const {kind}{v} = {load};" for v, load in enumerate(loads))
     first += [f"vector {', '.join(f'{name} = bias{v}' for v, name in enumerate(pair))};" for pair in names]
+    if isa.tiles:
+        first, last = amx.begin(pixels), amx.end(pixels) + last
     for place, pair in zip(places, names):
         values = [f"scaled({name}, factor{v})" for v, name in enumerate(pair)]
         if add:
@@ -162,10 +171,8 @@ def conv2d_tile(name, isa, x, out, kernel, stride, pixels, panels, add, share):
     return [*head, *braces(")", [*first, *body, *last]), ""]
 
 
-def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
-    """Write the loops of a tile: over groups of channels, kernel rows, kernel columns, and channels of a group."""
-    _, taps, lanes = window(x, kernel)
-    unroll = run_length(lanes)
+def dots(isa, x, stride, pixels, unroll):
+    """Write the products of `unroll` channels that follow each other."""
     names = [f"{row}_{column}_{v}" for row, column in pixels for v in range(VECTORS)]
     channels = [f"vector part{name} = begin(sum{name});" for name in names]
     for lane in range(0, unroll, 4):
@@ -176,7 +183,14 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
             lines.append(f"const vector x{pixel} = broadcast(c + {at});")
             lines += [f"part{pixel}_{v} = dot4(part{pixel}_{v}, x{pixel}, w{v});" for v in range(VECTORS)]
         channels += braces("", lines)
-    channels += [f"sum{name} = end(sum{name}, part{name});" for name in names]
+    return channels + [f"sum{name} = end(sum{name}, part{name});" for name in names]
+
+
+def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
+    """Write the loops of a tile: over groups of channels, kernel rows, kernel columns, and channels of a group."""
+    _, taps, lanes = window(x, kernel)
+    unroll = lanes if isa.tiles else run_length(lanes)
+    channels = amx.dots(x, stride, pixels) if isa.tiles else dots(isa, x, stride, pixels, unroll)
     channels.append(f"w += {unroll * VECTORS * isa.width};")
     begin = []
     if groups > 1:  # fetch these pixels of the next group of channels while this one is used
@@ -186,7 +200,8 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     turns = groups * kernel * taps
     often = share > 4 * turns
     count = ceil(share / (turns * lanes // unroll if often else turns))
-    lines = ["next", *(f"next + {n * LINE}" for n in range(1, count))]
+    hint = ", 0, 2" * isa.tiles  # into the second-level cache
+    lines = [f"next{hint}", *(f"next + {n * LINE}{hint}" for n in range(1, count))]
     prefetch = [f"__builtin_prefetch({line});" for line in lines] + [f"next += {count * LINE};"]
     tap = begin + loop("c", "x", f"x + {lanes}", unroll, channels + prefetch * often, "const byte *")
     row = loop("x", "y", f"y + {taps * x.lanes}", x.lanes, prefetch * (not often) + tap, "const byte *")
@@ -245,12 +260,15 @@ def subsample(isa: Isa, x: Buffer, out: Buffer, stride: int) -> Function:
 def average_pool(isa: Isa, x: Buffer, out: Buffer) -> Function:
     """Average each channel over the whole picture. A sum is exact, as is every integer below 2^24 in float32."""
     name = f"average_pool_{x}_to_{out}"
-    total = ["floats sum0 = {0}, sum1 = {0};"]
+    starts = range(0, x.lanes, isa.width)
+    total = [f"floats sum{start} = {{0}};" for start in starts]
     total += loop("pixel", 0, x.height * x.width, 1, [
-        f"sum{v} += get(input + group * {x.plane} + pixel * {x.lanes} + {v * isa.width});" for v in range(VECTORS)
+        f"sum{start} += get(input + group * {x.plane} + pixel * {x.lanes} + {start});" for start in starts
     ])  # fmt: skip
-    factor = "*(const float *)weights"
-    return name, define(name, each_vector(out, [*total, f"put((byte *)result, sum0 * {factor}, sum1 * {factor});"]))
+    for start in starts[::VECTORS]:
+        means = (f"sum{start + v * isa.width} * *(const float *)weights" for v in range(VECTORS))
+        total.append(f"put((byte *)result + {start}, {', '.join(means)});")
+    return name, define(name, each_vector(out, total))
 
 
 def fully_connected(isa: Isa, x: Buffer, out: Buffer) -> Function:

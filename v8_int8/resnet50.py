@@ -14,6 +14,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+import amx
 from buffers import BufferPlan
 from calibration import calibrate
 from codegen import Step, generate
@@ -172,7 +173,8 @@ class Network:
         return out
 
     def take(self, name, height, width, channels, border=0):
-        return self.plan.take(name, (height, width, channels), VECTORS * self.isa.width, border)
+        lanes = amx.GROUP if self.isa.tiles else VECTORS * self.isa.width
+        return self.plan.take(name, (height, width, channels), lanes, border)
 
     def note(self, name, operator, x, out, batch_norm="", **arguments):
         """Note a step; its weights follow those of the one before."""

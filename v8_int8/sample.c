@@ -3,6 +3,7 @@
    A function that ends in 2x3 computes a register tile: 2 rows of 3 pixels (7x7_0: the first tile of 7x7),
    16 output channels. The function after them calls them, tile by tile. */
 #define WIDTH 8
+#define GROUP 16
 /* How bytes become sums, and sums bytes: the only place where instructions are named. A vector has WIDTH lanes of 32 bits.
 
    dot4(part, x, w)    adds four products to every lane: `x` holds the same four activations (0 ... 127) in each lane,
@@ -15,7 +16,7 @@
 
 typedef signed char byte __attribute__((may_alias));
 typedef int word __attribute__((aligned(1), may_alias));
-typedef signed char bytes __attribute__((vector_size(2 * WIDTH), may_alias));
+typedef signed char bytes __attribute__((vector_size(GROUP), may_alias));
 typedef short shorts __attribute__((vector_size(4 * WIDTH)));
 typedef int vector __attribute__((vector_size(4 * WIDTH), may_alias));
 typedef float floats __attribute__((vector_size(4 * WIDTH), may_alias));
@@ -40,11 +41,29 @@ static inline floats get(const byte *from) {
 }
 
 static inline void put(byte *to, floats a, floats b) {
-    __m128i c = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)a)); /* clamps to -128 ... 127 */
-    __m128i d = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)b));
-    _mm_storeu_si128((__m128i *)to, _mm_max_epi8(c, _mm_setzero_si128()));
-    _mm_storeu_si128((__m128i *)to + 1, _mm_max_epi8(d, _mm_setzero_si128()));
+    __m512i both = _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b)); /* clamps */
+    __m512i packed = _mm512_packs_epi16(both, both); /* bytes, in fours: 0 to 3 of a, of b, again both; 4 to 7; ... */
+    __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+    __m256i bytes = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, packed));
+    _mm256_storeu_si256((__m256i *)to, _mm256_max_epi8(bytes, _mm256_setzero_si256()));
 }
+
+#ifdef __AMX_INT8__
+struct shapes {
+    byte palette, start, unused[14];
+    short bytes[16]; /* of a row */
+    byte rows[16];
+};
+#define tile_shapes(pixels, lanes) \
+    static const struct shapes shapes = { \
+        1, 0, {0}, {64, 64, 64, 64, lanes, lanes, 64, 64}, {pixels, pixels, pixels, pixels, pixels, pixels, lanes / 4, lanes / 4} \
+    }; \
+    _tile_loadconfig(&shapes)
+#define tile_load _tile_loadd
+#define tile_dot _tile_dpbusd
+#define tile_store _tile_stored
+#define tile_release _tile_release
+#endif
 #elif WIDTH == 8
 #include <immintrin.h>
 #ifdef __AVXVNNI__

@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TYPE(name, element, size) typedef element name __attribute__((vector_size(size), may_alias))
@@ -83,18 +84,39 @@ static inline __m256i _mm256_set1_epi16(int16_t x) {
 FLOATS(512, __m512, __m512i, 16)
 FLOATS(256, __m256, __m256i, 8)
 
-static inline __m128i _mm512_cvtsepi32_epi8(__m512i a) { /* VPMOVSDB: with signed saturation */
-    __m128i result;
-    FOR(16) ((int8_t *)&result)[n] = SATURATED(S32(a, n), -128, 127);
+/* VPACKSSDW and VPACKSSWB: within each 128 bits */
+#define PACKS(bits, vector) \
+    static inline vector _mm##bits##_packs_epi32(vector a, vector b) { \
+        vector result; \
+        FOR((bits) / 16) { \
+            vector *from = n % 8 < 4 ? &a : &b; \
+            S16(result, n) = SATURATED(S32(*from, n / 8 * 4 + n % 4), -32768, 32767); \
+        } \
+        return result; \
+    } \
+    static inline vector _mm##bits##_packs_epi16(vector a, vector b) { \
+        vector result; \
+        FOR((bits) / 8) { \
+            vector *from = n % 16 < 8 ? &a : &b; \
+            ((int8_t *)&result)[n] = SATURATED(S16(*from, n / 16 * 8 + n % 8), -128, 127); \
+        } \
+        return result; \
+    }
+PACKS(512, __m512i)
+PACKS(256, __m256i)
+
+static inline __m512i _mm512_setr_epi32(int32_t a, int32_t b, int32_t c, int32_t d, int32_t e, int32_t f, int32_t g,
+                                        int32_t h, int32_t i, int32_t j, int32_t k, int32_t l, int32_t m, int32_t n,
+                                        int32_t o, int32_t p) {
+    __m512i result;
+    int32_t all[] = {a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p};
+    memcpy(&result, all, sizeof all);
     return result;
 }
 
-static inline __m256i _mm256_packs_epi32(__m256i a, __m256i b) { /* VPACKSSDW: within each half */
-    __m256i result;
-    FOR(16) {
-        __m256i *from = n % 8 < 4 ? &a : &b;
-        S16(result, n) = SATURATED(S32(*from, n / 8 * 4 + n % 4), -32768, 32767);
-    }
+static inline __m512i _mm512_permutexvar_epi32(__m512i order, __m512i a) {
+    __m512i result;
+    FOR(16) S32(result, n) = S32(a, S32(order, n) & 15);
     return result;
 }
 
@@ -110,6 +132,9 @@ static inline __m256i _mm256_permute4x64_epi64(__m256i a, int order) {
 
 static inline __m128i _mm256_extracti128_si256(__m256i a, int half) { return (__m128i){a[2 * half], a[2 * half + 1]}; }
 static inline __m128i _mm256_castsi256_si128(__m256i a) { return (__m128i){a[0], a[1]}; }
+static inline __m256i _mm512_castsi512_si256(__m512i a) { return (__m256i){a[0], a[1], a[2], a[3]}; }
+static inline __m256i _mm256_setzero_si256(void) { return (__m256i){0}; }
+static inline void _mm256_storeu_si256(__m256i *to, __m256i a) { memcpy(to, &a, sizeof a); }
 static inline __m128i _mm_setzero_si128(void) { return (__m128i){0}; }
 static inline __m128i _mm_load_si128(const __m128i *from) { return *from; }
 static inline __m128i _mm_loadl_epi64(const __m128i *from) { return (__m128i){*(const long long *)from}; }
@@ -118,4 +143,58 @@ static inline void _mm_storeu_si128(__m128i *to, __m128i a) { memcpy(to, &a, siz
 static inline __m128i _mm_max_epi8(__m128i a, __m128i b) {
     FOR(16) ((int8_t *)&a)[n] = S8(a, n) > S8(b, n) ? S8(a, n) : S8(b, n);
     return a;
+}
+
+static inline __m256i _mm256_max_epi8(__m256i a, __m256i b) {
+    FOR(32) ((int8_t *)&a)[n] = S8(a, n) > S8(b, n) ? S8(a, n) : S8(b, n);
+    return a;
+}
+
+/* AMX. LDTILECFG gives tiles their shapes and zeros; rows and bytes beyond a tile's shape become zero with each load. */
+struct tile {
+    uint8_t rows;
+    uint16_t bytes; /* of a row */
+    uint8_t at[16][64];
+};
+static _Thread_local struct tile tiles[8];
+
+static inline void _tile_loadconfig(const void *from) {
+    const uint8_t *shapes = from;
+    if (shapes[0] != 1) abort(); /* #GP: there is one palette */
+    memset(tiles, 0, sizeof tiles);
+    FOR(8) {
+        memcpy(&tiles[n].bytes, shapes + 16 + 2 * n, 2);
+        tiles[n].rows = shapes[48 + n];
+        if (tiles[n].bytes > 64 || tiles[n].rows > 16) abort(); /* #GP */
+    }
+}
+
+static inline void _tile_release(void) { memset(tiles, 0, sizeof tiles); }
+
+static inline void _tile_loadd(int number, const void *from, long distance) {
+    struct tile *tile = &tiles[number];
+    memset(tile->at, 0, sizeof tile->at);
+    FOR(tile->rows) memcpy(tile->at[n], (const char *)from + n * distance, tile->bytes);
+}
+
+static inline void _tile_stored(int number, void *to, long distance) {
+    FOR(tiles[number].rows) memcpy((char *)to + n * distance, tiles[number].at[n], tiles[number].bytes);
+}
+
+/* TDPBUSD: sums (pixels, channels) += unsigned bytes (pixels, fours of k) times signed ones (fours of k, channels, 4) */
+static inline void _tile_dpbusd(int sums, int x, int w) {
+    if (tiles[sums].rows != tiles[x].rows || tiles[x].bytes != 4 * tiles[w].rows || tiles[sums].bytes != tiles[w].bytes)
+        abort(); /* #UD: shapes do not fit */
+    for (int m = 0; m < tiles[sums].rows; m += 1) {
+        for (int k = 0; k < tiles[w].rows; k += 1) {
+            FOR(tiles[sums].bytes / 4) {
+                int32_t sum;
+                memcpy(&sum, tiles[sums].at[m] + 4 * n, 4);
+                for (int i = 4 * k; i < 4 * k + 4; i += 1) {
+                    sum += tiles[x].at[m][i] * (int8_t)tiles[w].at[k][4 * n + i % 4];
+                }
+                memcpy(tiles[sums].at[m] + 4 * n, &sum, 4);
+            }
+        }
+    }
 }
