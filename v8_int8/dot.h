@@ -39,8 +39,8 @@ static inline void put(byte *to, floats a, floats b) {
     __m512i both = _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b)); /* clamps */
     __m512i packed = _mm512_packs_epi16(both, both); /* bytes, in fours: 0 to 3 of a, of b, again both; 4 to 7; ... */
     __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
-    __m256i bytes = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, packed));
-    _mm256_storeu_si256((__m256i *)to, _mm256_max_epi8(bytes, _mm256_setzero_si256()));
+    __m256i all = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, packed));
+    _mm256_storeu_si256((__m256i *)to, _mm256_max_epi8(all, _mm256_setzero_si256()));
 }
 
 #ifdef __AMX_INT8__

@@ -1,7 +1,8 @@
 """ResNet-50, version 8: activations and weights are bytes.
 
-What changed:     one instruction multiplies four times as many numbers, dot4 of dot.h; sums have 32 bits. What a byte
-                  stands for is found from a few pictures (calibration.py) and put into the weights (weights.py).
+What changed:     one instruction multiplies four times as many numbers, dot4 of dot.h, or two matrices, amx.py; sums have
+                  32 bits. What a byte stands for is found from a few pictures (calibration.py) and put into the weights
+                  (weights.py).
 Why it helps:     a register holds 32 bytes where it held 8 floats, and a byte takes a quarter of the way from memory.
 What did not:     the network, the register tiles' loops, the threads.
 Run it:           python v8_int8/infer.py PICTURE [--calibrate DIR] [--threads N]
@@ -43,7 +44,7 @@ class ResNet50:
     ):
         """Generate and load the code, load the weights. image_size: height and width of the pictures, at least 32.
 
-        isa: "avx512", "avxvnni", "avx2", "neon" or "generic128"; the best that this machine has unless given.
+        isa: "amx", "avx512", "avxvnni", "avx2", "neon" or "generic128"; the best that this machine has unless given.
         cache: whether to keep the compiled code for the next time.
         threads: all cores that this process may use unless given.
         pictures: a directory of pictures to calibrate with, now and from now on (see calibration.py).

@@ -12,7 +12,8 @@
                        bits; then `part` is that sum. AVX2 adds pairs of them in 16 bits, which 8 products share;
                        weights.py chooses scales with which they cannot overflow. So all give the same.
    get(from)           WIDTH bytes as float32 numbers
-   put(to, a, b)       two vectors of numbers below 2^31 as bytes: rounded, half to even, and clamped to 0 ... 127 */
+   put(to, a, b)       two vectors of numbers below 2^31 as bytes: rounded, half to even, and clamped to 0 ... 127
+   tile_...            see amx.py; tile_dot does for 16 pixels, 16 output and 64 input channels what dot4 does for 1, WIDTH, 4 */
 
 typedef signed char byte __attribute__((may_alias));
 typedef int word __attribute__((aligned(1), may_alias));
@@ -44,11 +45,13 @@ static inline void put(byte *to, floats a, floats b) {
     __m512i both = _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b)); /* clamps */
     __m512i packed = _mm512_packs_epi16(both, both); /* bytes, in fours: 0 to 3 of a, of b, again both; 4 to 7; ... */
     __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
-    __m256i bytes = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, packed));
-    _mm256_storeu_si256((__m256i *)to, _mm256_max_epi8(bytes, _mm256_setzero_si256()));
+    __m256i all = _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, packed));
+    _mm256_storeu_si256((__m256i *)to, _mm256_max_epi8(all, _mm256_setzero_si256()));
 }
 
 #ifdef __AMX_INT8__
+/* Tiles 0 to 3 get sums of 16 output channels for `pixels`, 4 and 5 `lanes` bytes of each, 6 and 7 weights. The table is
+   static since gcc takes its first eight bytes for all that the instruction reads. */
 struct shapes {
     byte palette, start, unused[14];
     short bytes[16]; /* of a row */
@@ -56,7 +59,9 @@ struct shapes {
 };
 #define tile_shapes(pixels, lanes) \
     static const struct shapes shapes = { \
-        1, 0, {0}, {64, 64, 64, 64, lanes, lanes, 64, 64}, {pixels, pixels, pixels, pixels, pixels, pixels, lanes / 4, lanes / 4} \
+        .palette = 1, \
+        .bytes = {64, 64, 64, 64, lanes, lanes, 64, 64}, \
+        .rows = {pixels, pixels, pixels, pixels, pixels, pixels, lanes / 4, lanes / 4}, \
     }; \
     _tile_loadconfig(&shapes)
 #define tile_load _tile_loadd
