@@ -1,8 +1,8 @@
 """ResNet-50, version 8: activations and weights are bytes.
 
-What changed:     one instruction multiplies four times as many numbers, dot4 of dot.h, or two matrices, amx.py; sums have
-                  32 bits. What a byte stands for is found from a few pictures (calibration.py) and put into the weights
-                  (weights.py).
+What changed:     one instruction multiplies four times as many numbers, dot4 of dot.h, or two matrices, amx.py. Sums
+                  have 32 bits. What a byte stands for is found from a few pictures (calibration.py) and put into the
+                  weights (weights.py).
 Why it helps:     a register holds 32 bytes where it held 8 floats, and a byte takes a quarter of the way from memory.
 What did not:     the network, the register tiles' loops, the threads.
 Run it:           python v8_int8/infer.py PICTURE [--calibrate DIR] [--threads N]
