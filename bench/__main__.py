@@ -95,7 +95,8 @@ def measure(arguments: argparse.Namespace, chosen: list[str], out: Path) -> int:
         failed |= any("reason" in entry for entry in entries)
         found = results.update(out, entries, measured_peak(), inputs)
         for table in [*shown(found), tables.environment(found)]:
-            print(table.text("simple"), end="\n\n")
+            if text := table.text("simple"):
+                print(text, end="\n\n")
     print(f"results: {out}")
     return int(failed)
 

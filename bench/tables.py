@@ -354,20 +354,23 @@ def instruction_sets(results: dict) -> Table:
         cells = [f"`{row['version']}`", str(row["threads"]), row.get("isa", MISSING), milliseconds(row)]
         rows.append([*cells, digits(median(peaks(results, row)), 1e9), share, times(narrower, row)])
     headings = ["", "threads", "instruction set", "one picture, ms", "peak, GFLOP/s", "of peak", "× narrower"]
-    notes = failures(results, "instruction sets") + missing("isas", rows)
+    notes = failures(results, "instruction sets") + missing("isas", group(results, "instruction sets"))
     return Table(headings, rows, notes)
 
 
 def int8_instruction_sets(machines: list[dict]) -> Table:
-    """Version 8 in every instruction set of the machines on which they took turns."""
+    """Version 8 in every instruction set of the machines on which they took turns, the best first."""
     rows = []
     for results in machines:
+        info = results["machine_info"]
+        name = f"{info['processor']} ({generation(info) or info['machine']}), {results['datetime'][:10]}"
         found = [row for row in group(results, "instruction sets") if row.get("version") == VERSIONS[7]]
         for row, after in zip(found, [*found[1:], {}]):
-            narrower = after if after.get("threads") == row["threads"] else None
-            cells = [machine(results), str(row["threads"]), row["isa"], milliseconds(row), times(narrower, row)]
-            rows.append(cells)
-    return Table(["processor", "threads", "instruction set", "one picture, ms", "× narrower"], rows)
+            following = after if after.get("threads") == row["threads"] else None
+            rows.append([name, str(row["threads"]), row["isa"], milliseconds(row), times(following, row)])
+            name = ""
+    notes = ["× next: how often as fast as the instruction set in the row below."] if rows else []
+    return Table(["processor", "threads", "instruction set", "one picture, ms", "× next"], rows, notes)
 
 
 def ablations(results: dict, version: str) -> Table:

@@ -24,9 +24,9 @@ def allowed() -> bool:
     return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 
 
-def block_shape(pixels: int, height: int) -> tuple[int, int, int]:
+def block_shape(pixels: int, height: int, width: int) -> tuple[int, int, int]:
     """Return (rows, columns, register tiles) of blocks: two rows, half of the pixels each, or one row."""
-    return (2, pixels // 2, 1) if height > 1 else (1, pixels, 1)
+    return (2, max(pixels // 2, 1), 1) if height > 1 else (1, pixels, 1)
 
 
 def configured(body, rows, columns, lanes):

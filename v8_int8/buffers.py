@@ -17,8 +17,8 @@ ALIGNMENT = 64  # bytes: buffers start at the 64-byte boundaries of cache lines,
 class Buffer:
     """A planned activation, in groups of channels: (groups, height + 2 border, width + 2 border, lanes).
 
-    A group has as many channels as a register tile computes. So a pixel of a group is stored at once, and neighbouring
-    pixels are neighbours in memory. All sizes are in bytes.
+    A group has as many channels as a register tile computes, or twice as many. So a register tile's part of a pixel is
+    stored at once, and neighbouring pixels are neighbours in memory. All sizes are in bytes.
     """
 
     name: str
@@ -85,7 +85,7 @@ class BufferPlan:
 
     def allocate(self) -> None:
         """Allocate the memory, touch all of its pages, and give every buffer its array."""
-        self.memory = aligned(self.size + 32 * ALIGNMENT)  # AMX may read as far beyond a row's end
+        self.memory = aligned(self.size + 32 * ALIGNMENT)  # AMX may load 1152 bytes from beyond the last row's end
         for buffer in self.buffers:
             padded = self.memory[buffer.offset : buffer.offset + buffer.size].view(buffer.dtype)
             padded = padded.reshape(buffer.groups, buffer.height + 2 * buffer.border, -1, buffer.lanes)

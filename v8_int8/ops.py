@@ -7,7 +7,8 @@ A call of such a function computes one thread's share of the output.
 
 Activations are bytes, 0 to 127. The C functions of dot.h multiply and write them; the weights say what they stand for.
 
-Words: the channels of a register tile are a panel, those of a pixel that lie side by side a group: as many.
+Words: the channels of a register tile are a panel, those of a pixel that lie side by side a group: one panel, with
+AMX two.
 """
 
 from math import ceil, prod
@@ -46,8 +47,8 @@ def conv2d(
     if kernel == stride == 1 and not x.border and not out.border:  # all pixels may count as one row
         x, out = (Buffer(b.name, (1, b.height * b.width, b.channels), b.lanes, dtype=b.dtype) for b in (x, out))
     panel, panels, size = weight_layout(isa, x, out, kernel)
-    block = amx.block_shape(isa.pixels, out.height) if isa.tiles else block_shape(isa.pixels, out.height, out.width)
-    block_rows, block_columns, number = block
+    shape = amx.block_shape if isa.tiles else block_shape
+    block_rows, block_columns, number = shape(isa.pixels, out.height, out.width)
     rows, columns = split(out.height, block_rows), split(out.width, block_columns)
     share = ceil(size / LINE / (pieces(rows) * pieces(columns) * number))  # cache lines to prefetch in each tile
     # Every thread reads all of the input if they divide the output's channels, all weights if they divide its pixels.
@@ -69,7 +70,9 @@ def conv2d(
             row += loop("x", *part(first_x, end_x, width, one_row), width, block)
         calls += loop("y", *part(first_y, end_y, height, by_pixels and out.height > 1), height, row)
     first, end = part(0, panels, 1, not by_pixels)
-    place = f"panel * {out.plane}" if out.lanes == panel else f"panel / 2 * {out.plane} + panel % 2 * {panel}"
+    place, of_group = f"panel * {out.plane}", out.lanes // panel
+    if of_group > 1:
+        place = f"panel / {of_group} * {out.plane} + panel % {of_group} * {panel}"
     body = loop("panel", first, end, 1, [
         f"const float *factors = (const float *)weights + panel * {panel};",
         f"const byte *w = weights + {12 * panels * panel} + panel * {size};",
@@ -143,17 +146,17 @@ def conv2d_tile(name, isa, x, out, kernel, stride, pixels, panels, add, share):
     lines of the weights that come next.
     """
     places = [row * out.row + column * out.lanes for row, column in pixels]
-    names = [[f"sum{row}_{column}_{v}" for v in range(VECTORS)] for row, column in pixels]
     if isa.tiles:
-        names = amx.names(pixels)
-    first, last = [], []
-    for n, kind in enumerate(("vector bias", "floats factor", "floats residual")[: 2 + add]):
+        names, first, last = amx.names(pixels), amx.begin(pixels), amx.end(pixels)
+    else:
+        names = [[f"sum{row}_{column}_{v}" for v in range(VECTORS)] for row, column in pixels]
+        first = [f"const vector bias{v} = {vector_at('factors', isa.width * v)};" for v in range(VECTORS)]
+        first += [f"vector {', '.join(f'{name} = bias{v}' for v, name in enumerate(pair))};" for pair in names]
+        last = []
+    for n, kind in enumerate(("factor", "residual")[: 1 + add], start=1):
         starts = [isa.width * (n * panels * VECTORS + v) for v in range(VECTORS)]
-        loads = [vector_at("factors", start, kind.split()[0]) for start in starts]
-        (last if n else first).extend(f"const {kind}{v} = {load};" for v, load in enumerate(loads))
-    first += [f"vector {', '.join(f'{name} = bias{v}' for v, name in enumerate(pair))};" for pair in names]
-    if isa.tiles:
-        first, last = amx.begin(pixels), amx.end(pixels) + last
+        loads = [vector_at("factors", start, "floats") for start in starts]
+        last += [f"const floats {kind}{v} = {load};" for v, load in enumerate(loads)]
     for place, pair in zip(places, names):
         values = [f"scaled({name}, factor{v})" for v, name in enumerate(pair)]
         if add:
@@ -193,7 +196,7 @@ def conv2d_sums(isa, x, kernel, stride, pixels, groups, share):
     channels = amx.dots(x, stride, pixels) if isa.tiles else dots(isa, x, stride, pixels, unroll)
     channels.append(f"w += {unroll * VECTORS * isa.width};")
     begin = []
-    if groups > 1:  # fetch these pixels of the next group of channels while this one is used
+    if groups > 1 and not isa.tiles:  # fetch these pixels of the next group of channels while this one is used
         begin = [f"const byte *after = y + {x.plane + stride * (pixels[0][0] * x.row + pixels[0][1] * x.lanes)};"]
         channels += ["__builtin_prefetch(after);", f"after += {LINE};"]
     # Many lines at once would wait for each other: up to four in each tap, or else in each turn of the inner loop.

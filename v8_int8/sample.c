@@ -4,7 +4,8 @@
    16 output channels. The function after them calls them, tile by tile. */
 #define WIDTH 8
 #define GROUP 16
-/* How bytes become sums, and sums bytes: the only place where instructions are named. A vector has WIDTH lanes of 32 bits.
+/* How bytes become sums, and sums bytes: the only place where instructions are named. A vector has WIDTH lanes of 32 bits, and
+   GROUP channels of a pixel lie side by side.
 
    dot4(part, x, w)    adds four products to every lane: `x` holds the same four activations (0 ... 127) in each lane,
                        `w` four weights (-127 ... 127) of another output channel in each
@@ -13,7 +14,8 @@
                        weights.py chooses scales with which they cannot overflow. So all give the same.
    get(from)           WIDTH bytes as float32 numbers
    put(to, a, b)       two vectors of numbers below 2^31 as bytes: rounded, half to even, and clamped to 0 ... 127
-   tile_...            see amx.py; tile_dot does for 16 pixels, 16 output and 64 input channels what dot4 does for 1, WIDTH, 4 */
+   tile_...            AMX, see amx.py: tile_dot does for 16 pixels, 16 output and 64 input channels what dot4 does for one
+                       pixel, WIDTH and 4 */
 
 typedef signed char byte __attribute__((may_alias));
 typedef int word __attribute__((aligned(1), may_alias));
@@ -59,7 +61,7 @@ struct shapes {
 };
 #define tile_shapes(pixels, lanes) \
     static const struct shapes shapes = { \
-        .palette = 1, \
+        .palette = 1, /* the only one */ \
         .bytes = {64, 64, 64, 64, lanes, lanes, 64, 64}, \
         .rows = {pixels, pixels, pixels, pixels, pixels, pixels, lanes / 4, lanes / 4}, \
     }; \
