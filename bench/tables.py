@@ -153,7 +153,7 @@ def machines(_: dict) -> Table:
     rows = []
     for results in of_all_machines():
         for count in race_counts(results):
-            row = [machine(results), str(count)]
+            row = [machine(results, *results["machine_info"]["instruction_sets"]), str(count)]
             for ours, engine in pairs(results, count):
                 both = [derived(1e3 * one["median"], one) for one in (ours, engine)] if ours and engine else []
                 row += [*both, engine["name"], times(engine, ours, "")] if both else [MISSING] * 4
@@ -162,10 +162,10 @@ def machines(_: dict) -> Table:
     return Table([*headings, "v8, ms", "engine, ms", "fastest in int8", "engine ÷ v8"], rows)
 
 
-def machine(results: dict) -> str:
-    """The processor, what tells it from others of its name, and the day."""
+def machine(results: dict, *features: str) -> str:
+    """The processor, what tells it from others of its name, features, and the day."""
     info = results["machine_info"]
-    said = f"{generation(info) or info['machine']}; {', '.join(info['instruction_sets'])}"
+    said = f"{generation(info) or info['machine']}{'; ' * bool(features)}{', '.join(features)}"
     return f"{info['processor']} ({said}), {results['datetime'][:10]}"
 
 
@@ -345,7 +345,7 @@ def profile(results: dict, version: str) -> Table:
 def instruction_sets(results: dict) -> Table:
     """Versions in every instruction set of the machine, each beside the peak of that instruction set in its rounds.
 
-    Version 8 does not reckon in float32 and has a table of its own.
+    Version 8 does not compute in float32 and has a table of its own.
     """
     rows, found = [], [row for row in group(results, "instruction sets") if row.get("version") != VERSIONS[7]]
     for row, after in zip(found, [*found[1:], {}]):  # the widest first
@@ -362,8 +362,7 @@ def int8_instruction_sets(machines: list[dict]) -> Table:
     """Version 8 in every instruction set of the machines on which they took turns, the best first."""
     rows = []
     for results in machines:
-        info = results["machine_info"]
-        name = f"{info['processor']} ({generation(info) or info['machine']}), {results['datetime'][:10]}"
+        name = machine(results)
         found = [row for row in group(results, "instruction sets") if row.get("version") == VERSIONS[7]]
         for row, after in zip(found, [*found[1:], {}]):
             following = after if after.get("threads") == row["threads"] else None
