@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -243,7 +244,8 @@ def test_products_are_of_windows_that_have_just_been_written():
     assert all((columns == 1).all() and (out == columns.shape[1]).all() for columns, _, out in products.matrices)
 
 
-def test_objects_are_laid_out_in_order_where_copies_alone_would_not_be():
+def adjacent_shares():
+    """The share of a tensor's weights that lie beside the one before: as Python puts them into gaps, and in order."""
     kept = [float(number) for number in range(1 << 18)]
     random.Random(0).shuffle(kept)
     del kept[::2]  # leaves gaps everywhere
@@ -252,6 +254,13 @@ def test_objects_are_laid_out_in_order_where_copies_alone_would_not_be():
         convolution = profile.Objects(lambda x, weight, stride: (x, weight, stride), in_order)
         assert convolution([[[1.0]]], weight, stride=2) == ([[[1.0]]], weight, 2)
         shares += convolution.adjacent
+    return shares
+
+
+def test_objects_are_laid_out_in_order_where_copies_alone_would_not_be():
+    """In a process of its own, as in the benchmark: what the tests before leave free may be more than is filled."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        shares = pool.apply(adjacent_shares)
     assert shares[1] > 0.9 > 0.5 > shares[0]
 
 
@@ -317,20 +326,21 @@ def bench(*arguments):
 def test_the_command_stores_prints_and_adds_to_a_file(small_weights_file, tmp_path):
     out = tmp_path / "new" / "run.json"
     common = ("--size", 32, "--rounds", 2, "--weights", small_weights_file, "--out", out)
-    done = bench("race", "v2", "v3", *common, "--threads", 1)
-    assert done.returncode == 0 and "`v3_preload`" in done.stdout and "Measured on" in done.stdout, done.stderr
+    done = bench("race", "v5", "v6", *common, "--threads", 1)
+    assert done.returncode == 0 and "`v6_threads`" in done.stdout and "Measured on" in done.stdout, done.stderr
     stored = json.loads(out.read_text())
-    assert [b["name"] for b in stored["benchmarks"]] == ["v2_vectorized", "v3_preload"]
+    assert [b["name"] for b in stored["benchmarks"]] == ["v5_codegen", "v6_threads"]
     assert all(stored["peak"][key] > 0 for key in ("flops", "flops_1", "bandwidth", "bandwidth_1"))
     done = bench("profile", "v2", *common, "--size", 48)
     assert done.returncode == 1 and done.stderr.endswith("or name one with --out\n")
     compare = [sys.executable, "-m", "pytest_benchmark", "compare", out, "--columns=median"]
     done = subprocess.run(compare, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "v2_vectorized" in done.stdout
+    assert done.returncode == 0 and "v5_codegen" in done.stdout
 
 
 def test_only_failures_of_this_run_make_it_fail(small_weights_file, tmp_path, monkeypatch):
     failure = {"group": "fake", "name": "v2_vectorized", "reason": "no memory"}
+    monkeypatch.setattr(main, "measured_peak", lambda: {"flops": 2e9, "flops_1": 1e9})
     for found in [failure], []:
         monkeypatch.setitem(main.EXPERIMENTS, "objects", ("", lambda inputs, a, found=found: found, lambda found: []))
         monkeypatch.setitem(main.EXPERIMENTS, "caches", ("", lambda inputs, a: [], lambda found: []))

@@ -267,8 +267,7 @@ def test_weights_that_quantise_badly_give_finite_logits(case, small_state, rng, 
         state = changed(state, name, change)
     path = export(tmp_path / "hard.safetensors", state, SIZE)
     image = rng.standard_normal((SIZE, SIZE, 3)).astype(np.float32)
-    isas = V8.compiler.Compiler().isas
-    logits = [V8.resnet50.ResNet50(path, SIZE, isa=isa).forward(image) for isa in isas]
+    isas = list(V8.compiler.Compiler().isas)
+    logits = [V8.resnet50.ResNet50(path, SIZE, isa=isa).forward(image) for isa in (isas[0], isas[-1])]
     assert np.isfinite(logits).all()
-    for other in logits[1:]:
-        np.testing.assert_array_equal(other, logits[0])
+    np.testing.assert_array_equal(*logits)
