@@ -40,38 +40,7 @@ NOT_FETCHED_EARLY = {
 BY_PIXELS = "by_pixels = panels * chunks * chunk < x.size"
 SLEEP = {"threads sleep at once": [Edit("threads.py", "spins < 20000", "spins < 0")]}
 
-# A share has eight parts: six in one call of its thread, the other two one by one, by whoever is free.
-TAKEN_OVER = [
-    Edit("codegen.py", 'long thread, long threads"', 'long from, long to, long parts"'),
-    Edit("codegen.py", "thread, threads);", "from, to, parts);"),
-    Edit("ops.py", 'long thread, long threads"', 'long from, long to, long parts"'),
-    Edit("ops.py", "* thread / threads{scale}", "* from / parts{scale}"),
-    Edit("ops.py", "* (thread + 1) / threads{scale}", "* to / parts{scale}"),
-    Edit(
-        "threads.py",
-        "    atomic_long arrived,",
-        "    struct { atomic_long calls, rest[7]; } shares[64];\n    atomic_long arrived,",
-    ),
-    Edit(
-        "threads.py",
-        "        atomic_store(&pool->arrived, 0);\n",
-        "        atomic_store(&pool->arrived, 0);\n"
-        "        for (long owner = 0; owner < pool->threads; owner += 1) {\n"
-        "            atomic_store(&pool->shares[owner].calls, 0);\n"
-        "        }\n",
-    ),
-    Edit(
-        "threads.py",
-        "        steps[step](pool->weights, pool->memory, thread, pool->threads);\n",
-        "        for (long n = 0; n < pool->threads; n += 1) {\n"
-        "            long owner = (thread + n) % pool->threads, start = 8 * owner, to;\n"
-        "            while ((to = 6 + atomic_fetch_add(&pool->shares[owner].calls, 1)) <= 8) {\n"
-        "                long from = to == 6 ? 0 : to - 1;\n"
-        "                steps[step](pool->weights, pool->memory, start + from, start + to, 8 * pool->threads);\n"
-        "            }\n"
-        "        }\n",
-    ),
-]
+NOT_TAKEN_OVER = Edit("threads.py", "FIRST = 6", "FIRST = 8")
 # As if every core but the caller's were half as fast: after each call it spins for as long as the call took.
 HALF_AS_FAST = [
     Edit("threads.py", "#include <stdlib.h>\n", "#include <stdlib.h>\n#include <time.h>\n"),
@@ -185,9 +154,9 @@ ABLATIONS["v6_threads"] = SLEEP | {
             "            for step in range(done, len(self.steps)):\n                self.run(step, step + 1)",
         )
     ],
-    "parts of shares are taken over": TAKEN_OVER,
+    "shares are not cut into parts": [NOT_TAKEN_OVER],
     "the other cores are half as fast": HALF_AS_FAST,
-    "half as fast, parts are taken over": [*TAKEN_OVER, *HALF_AS_FAST],
+    "half as fast, shares are not cut": [*HALF_AS_FAST, NOT_TAKEN_OVER],
 }
 ABLATIONS["v7_winograd"] = {
     "7×7 is direct": tiles("out.height == 7 and stride == 1", "None"),

@@ -36,15 +36,42 @@ def test_any_number_of_threads_gives_the_same_numbers(version, small_weights_fil
         np.testing.assert_array_equal(V5.resnet50.ResNet50(small_weights_file, 97).forward(image), logits[0])
 
 
-@given(count=st.integers(0, 60), threads=st.integers(1, 70), start=st.integers(0, 9), step=st.integers(1, 14))
-def test_parts_cover_the_loop_once(count, threads, start, step):
-    bounds = V6.ops.part(start, start + count * step, step)
+@given(count=st.integers(0, 60), parts=st.integers(1, 70), start=st.integers(0, 9), step=st.integers(1, 14))
+def test_parts_cover_the_loop_once(count, parts, start, step):
+    bounds = [text.replace("/", "//").replace("from", "one") for text in V6.ops.part(start, start + count * step, step)]
     covered = []
-    for thread in range(threads):
-        first, end = (eval(text.replace("/", "//"), {"thread": thread, "threads": threads}) for text in bounds)
+    for one in range(parts):
+        first, end = (eval(text, {"one": one, "to": one + 1, "parts": parts}) for text in bounds)
         covered += range(first, end, step)
-        assert (end - first) // step <= -(-count // threads)
+        assert (end - first) // step <= -(-count // parts)
     assert covered == list(range(start, start + count * step, step))
+
+
+SLOW = """
+#include <time.h>
+static void slow(const float *weights, float *memory, long from, long to, long parts) {
+    volatile float *done = memory;
+    for (long part = from; part < to; part += 1) {
+        done[part] += 1;
+    }
+    time_t until = time(NULL) + 20;
+    for (long part = 0; from == 8 && part < parts && time(NULL) < until; part += done[part] > 0) {
+    }
+    done[parts] += to - from == 8 || time(NULL) >= until;
+}
+static void (*const steps[])(const float *, float *, long, long, long) = {slow};
+"""
+
+
+def test_what_a_slow_thread_has_not_begun_is_taken_over():
+    """The call that begins the second share ends when all other parts are done, or else in 20 seconds."""
+    compiler = V6.compiler.Compiler()
+    library = compiler.load(SLOW + V6.threads.POOL, compiler.isa(None), False)
+    memory = np.zeros(17, np.float32)
+    pool = V6.threads.Pool(library, memory, memory, 2)
+    for run in (1, 2, 3):
+        pool.run(0, 1)
+        assert memory.tolist() == [run] * 16 + [0]
 
 
 @linux

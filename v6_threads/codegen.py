@@ -8,7 +8,7 @@ from compiler import Isa
 from ops import VECTORS, braces, conv2d, fully_connected, weight_layout
 from threads import POOL
 
-PARAMETERS = "const float *weights, float *memory, long thread, long threads"
+PARAMETERS = "const float *weights, float *memory, long from, long to, long parts"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def generate(steps: list[Step], isa: Isa) -> str:
             raise AssertionError(f"two functions are called {name}")
         users.setdefault(name, []).append(step.name)
         call = (
-            f"{name}(weights + {step.offset}, memory + {step.x.offset}, memory + {step.out.offset}, thread, threads);"
+            f"{name}(weights + {step.offset}, memory + {step.x.offset}, memory + {step.out.offset}, from, to, parts);"
         )
         calls += [*braces(f"static void {symbol(step.name)}({PARAMETERS})", [call]), ""]
     text = vector_types(isa)

@@ -173,7 +173,7 @@ static __attribute__((noinline)) void conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x2
 }
 
 static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
-    const float *weights, const float *input, float *output, long thread, long threads
+    const float *weights, const float *input, float *output, long from, long to, long parts
 ) {
     for (long chunk = 0; chunk < 1; chunk += 1) {
         for (long panel = 0; panel < 4; panel += 1) {
@@ -182,7 +182,7 @@ static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
             const float *next = w + 9216;
             const float *in = input + chunk * 215296 + 0;
             float *result = output + panel * 50176 + 0;
-            for (long y = 28 * thread / threads * 2; y < 28 * (thread + 1) / threads * 2; y += 2) {
+            for (long y = 28 * from / parts * 2; y < 28 * to / parts * 2; y += 2) {
                 for (long x = 0; x < 54; x += 3) {
                     conv2d_3x3_64x56x56b1_to_64x56x56_relu_2x3(w, bias, in + y * 464 + x * 8,
                         result + y * 448 + x * 8, next, chunk);
@@ -198,11 +198,11 @@ static void conv2d_3x3_64x56x56b1_to_64x56x56_relu(
     }
 }
 
-static void layer1_0_conv2(const float *weights, float *memory, long thread, long threads) {
-    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, memory + 1993968, memory + 990448, thread, threads);
+static void layer1_0_conv2(const float *weights, float *memory, long from, long to, long parts) {
+    conv2d_3x3_64x56x56b1_to_64x56x56_relu(weights + 30272, memory + 1993968, memory + 990448, from, to, parts);
 }
 
-static void (*const steps[])(const float *weights, float *memory, long thread, long threads) = {
+static void (*const steps[])(const float *weights, float *memory, long from, long to, long parts) = {
     layer1_0_conv2,
 };
 
@@ -211,6 +211,14 @@ static void (*const steps[])(const float *weights, float *memory, long thread, l
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+
+enum { PARTS = 8, FIRST = 6 }; /* parts of a thread's share; the first call for it computes six, every other one */
+
+struct worker {
+    pthread_t thread;
+    atomic_long calls; /* for its share of this step, and attempts at more */
+    long rest[6];      /* so that no two `calls` are in one cache line */
+};
 
 struct pool {
     const float *weights;
@@ -221,7 +229,7 @@ struct pool {
     pthread_cond_t wake, next; /* there is a run to do; all threads have done a step */
     long started, runs, closing;
     atomic_long arrived, phase;
-    pthread_t workers[];
+    struct worker workers[];
 };
 
 /* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
@@ -230,6 +238,9 @@ static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
         atomic_store(&pool->arrived, 0);
+        for (long thread = 0; thread < pool->threads; thread += 1) {
+            atomic_store(&pool->workers[thread].calls, 0);
+        }
         pthread_mutex_lock(&pool->mutex);
         atomic_store(&pool->phase, phase + 1);
         pthread_cond_broadcast(&pool->next);
@@ -253,7 +264,13 @@ static void barrier(struct pool *pool) {
 
 static void forward(struct pool *pool, long thread, long first, long last) {
     for (long step = first; step < last; step += 1) {
-        steps[step](pool->weights, pool->memory, thread, pool->threads);
+        for (long n = 0; n < pool->threads; n += 1) { /* its own share, then what a slower thread has not begun */
+            long owner = (thread + n) % pool->threads, start = owner * PARTS, to;
+            while ((to = FIRST + atomic_fetch_add(&pool->workers[owner].calls, 1)) <= PARTS) {
+                long from = to == FIRST ? 0 : to - 1;
+                steps[step](pool->weights, pool->memory, start + from, start + to, PARTS * pool->threads);
+            }
+        }
         barrier(pool);
     }
 }
@@ -295,14 +312,14 @@ void pool_close(struct pool *pool) {
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     for (long thread = 1; thread < pool->threads; thread += 1) {
-        pthread_join(pool->workers[thread], NULL);
+        pthread_join(pool->workers[thread].thread, NULL);
     }
     free(pool);
 }
 
 /* Return a pool of as many threads as asked for, the caller's included, or NULL if the system refuses one. */
 struct pool *pool_open(const float *weights, float *memory, long threads) {
-    struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(pthread_t));
+    struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(struct worker));
     if (!pool) {
         return NULL;
     }
@@ -318,8 +335,10 @@ struct pool *pool_open(const float *weights, float *memory, long threads) {
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give 128 KiB, and version 7 needs 512 */
     pool->threads = 1;
-    while (pool->threads < threads && !pthread_create(&pool->workers[pool->threads], &attributes, worker, pool)) {
+    struct worker *next = pool->workers + 1;
+    while (pool->threads < threads && !pthread_create(&next->thread, &attributes, worker, pool)) {
         pool->threads += 1;
+        next += 1;
     }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

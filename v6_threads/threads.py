@@ -1,7 +1,7 @@
 """The worker threads: C code that is part of the generated program, and the object that owns them in Python.
 
 Threads are started once. Between pictures they sleep. During a picture all of them, the caller's included, run through
-the same steps, each computing its share, and wait for each other after every step.
+the same steps, each computing its share and then parts of others', and wait for each other after every step.
 """
 
 import ctypes
@@ -18,6 +18,14 @@ POOL = r"""
 #include <stdatomic.h>
 #include <stdlib.h>
 
+enum { PARTS = 8, FIRST = 6 }; /* parts of a thread's share; the first call for it computes six, every other one */
+
+struct worker {
+    pthread_t thread;
+    atomic_long calls; /* for its share of this step, and attempts at more */
+    long rest[6];      /* so that no two `calls` are in one cache line */
+};
+
 struct pool {
     const float *weights;
     float *memory;
@@ -27,7 +35,7 @@ struct pool {
     pthread_cond_t wake, next; /* there is a run to do; all threads have done a step */
     long started, runs, closing;
     atomic_long arrived, phase;
-    pthread_t workers[];
+    struct worker workers[];
 };
 
 /* Wait until all threads are here: first spinning, since shares are nearly equal and waking a thread takes longer than
@@ -36,6 +44,9 @@ static void barrier(struct pool *pool) {
     long phase = atomic_load(&pool->phase);
     if (atomic_fetch_add(&pool->arrived, 1) + 1 == pool->threads) {
         atomic_store(&pool->arrived, 0);
+        for (long thread = 0; thread < pool->threads; thread += 1) {
+            atomic_store(&pool->workers[thread].calls, 0);
+        }
         pthread_mutex_lock(&pool->mutex);
         atomic_store(&pool->phase, phase + 1);
         pthread_cond_broadcast(&pool->next);
@@ -59,7 +70,13 @@ static void barrier(struct pool *pool) {
 
 static void forward(struct pool *pool, long thread, long first, long last) {
     for (long step = first; step < last; step += 1) {
-        steps[step](pool->weights, pool->memory, thread, pool->threads);
+        for (long n = 0; n < pool->threads; n += 1) { /* its own share, then what a slower thread has not begun */
+            long owner = (thread + n) % pool->threads, start = owner * PARTS, to;
+            while ((to = FIRST + atomic_fetch_add(&pool->workers[owner].calls, 1)) <= PARTS) {
+                long from = to == FIRST ? 0 : to - 1;
+                steps[step](pool->weights, pool->memory, start + from, start + to, PARTS * pool->threads);
+            }
+        }
         barrier(pool);
     }
 }
@@ -101,14 +118,14 @@ void pool_close(struct pool *pool) {
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
     for (long thread = 1; thread < pool->threads; thread += 1) {
-        pthread_join(pool->workers[thread], NULL);
+        pthread_join(pool->workers[thread].thread, NULL);
     }
     free(pool);
 }
 
 /* Return a pool of as many threads as asked for, the caller's included, or NULL if the system refuses one. */
 struct pool *pool_open(const float *weights, float *memory, long threads) {
-    struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(pthread_t));
+    struct pool *pool = calloc(1, sizeof *pool + threads * sizeof(struct worker));
     if (!pool) {
         return NULL;
     }
@@ -124,8 +141,10 @@ struct pool *pool_open(const float *weights, float *memory, long threads) {
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 1 << 20); /* some systems give 128 KiB, and version 7 needs 512 */
     pool->threads = 1;
-    while (pool->threads < threads && !pthread_create(&pool->workers[pool->threads], &attributes, worker, pool)) {
+    struct worker *next = pool->workers + 1;
+    while (pool->threads < threads && !pthread_create(&next->thread, &attributes, worker, pool)) {
         pool->threads += 1;
+        next += 1;
     }
     pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -3,7 +3,7 @@
 They take descriptions of the machine (`Isa`) and of their input and output (`Buffer`), and return (name, lines):
 the name of a C function, whose parameters are those in `define`, and the text that defines it. Every size, stride and
 offset is a number in that text. Only `softmax` is computed here, by NumPy: it is no part of the network.
-A call of such a function computes one thread's share of the output.
+Its output is divided into parts; a call computes those from `from` up to, but not including, `to`.
 
 Words: the channels of one vector are a group, the channels of a register tile a panel.
 """
@@ -78,11 +78,11 @@ def conv2d(
 
 
 def part(start: int, end: int, step: int = 1, divided: bool = True) -> tuple[int | str, int | str]:
-    """Return the bounds of a thread's share of the loop from start to end, as C text; of all of it if not divided."""
+    """Return a call's bounds in the loop from start to end, as C text; those of the whole loop if not divided."""
     if not divided:
         return start, end
     count, base, scale = (end - start) // step, f"{start} + " * (start > 0), f" * {step}" * (step > 1)
-    return f"{base}{count} * thread / threads{scale}", f"{base}{count} * (thread + 1) / threads{scale}"
+    return f"{base}{count} * from / parts{scale}", f"{base}{count} * to / parts{scale}"
 
 
 def weight_layout(isa: Isa, x: Buffer, out: Buffer, kernel: int) -> tuple[int, int, int]:
@@ -246,7 +246,7 @@ def softmax(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def define(name, body):
-    parameters = "const float *weights, const float *input, float *output, long thread, long threads"
+    parameters = "const float *weights, const float *input, float *output, long from, long to, long parts"
     return [f"static void {name}(", f"    {parameters}", *braces(")", body), ""]
 
 

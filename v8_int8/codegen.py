@@ -11,7 +11,7 @@ from compiler import Isa
 from ops import VECTORS, ZERO, average_pool, braces, conv2d, fully_connected, quantize, weight_layout, window
 from threads import POOL
 
-PARAMETERS = "const float *weights, float *memory, long thread, long threads"
+PARAMETERS = "const float *weights, float *memory, long from, long to, long parts"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def generate(steps: list[Step], isa: Isa) -> str:
             raise AssertionError(f"two functions are called {name}")
         users.setdefault(name, []).append(step.name)
         places = f"(byte *)memory + {step.x.offset}, (byte *)memory + {step.out.offset}"
-        call = f"{name}((const byte *)weights + {step.offset}, {places}, thread, threads);"
+        call = f"{name}((const byte *)weights + {step.offset}, {places}, from, to, parts);"
         calls += [*braces(f"static void {symbol(step.name)}({PARAMETERS})", [call]), ""]
     text = vector_types(isa)
     for name, lines in functions.items():
