@@ -39,7 +39,7 @@ STEPS = (
         ),
         870,
     ),
-    Step("v5_codegen", "v6_threads", frozenset({"codegen.py", "infer.py", "ops.py", "resnet50.py", "threads.py"}), 300),
+    Step("v5_codegen", "v6_threads", frozenset({"codegen.py", "infer.py", "ops.py", "resnet50.py", "threads.py"}), 320),
     Step("v6_threads", "v7_winograd", frozenset({"codegen.py", "resnet50.py", "weights.py", "winograd.py"}), 360),
     Step(
         "v6_threads",

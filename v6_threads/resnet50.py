@@ -1,7 +1,7 @@
 """ResNet-50, version 6: every step is divided over all cores.
 
-What changed:     each function of the C program computes one thread's share of its output: some of its channels, or
-                  some of its pixels where threads then read less. They wait for each other after every step.
+What changed:     each function of the C program computes parts of its output: some of its channels, or some of its
+                  pixels where threads then read less. They divide the parts, and wait for each other after every step.
 Why it helps:     two cores do twice the multiplications in the same time, and hold twice as much in their caches.
 What did not:     the network, the layout of weights and activations, and the inner loops.
 Run it:           python v6_threads/infer.py PICTURE [--threads N]
