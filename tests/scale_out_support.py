@@ -67,7 +67,7 @@ def marked_processes():
     return found
 
 
-def assert_all_ended(process=None, seconds=20):
+def assert_all_ended(process=None, seconds=60):
     """All processes of these tests are gone, or go within some seconds; if not they are killed, and the test fails."""
     until = time.monotonic() + seconds
     while (left := marked_processes()) and time.monotonic() < until:
