@@ -40,7 +40,7 @@ NOT_FETCHED_EARLY = {
 BY_PIXELS = "by_pixels = panels * chunks * chunk < x.size"
 SLEEP = {"threads sleep at once": [Edit("threads.py", "spins < 20000", "spins < 0")]}
 
-NOT_TAKEN_OVER = Edit("threads.py", "FIRST = 6", "FIRST = 8")
+UNCUT = Edit("threads.py", "FIRST = 6", "FIRST = 8")
 # As if every core but the caller's were half as fast: after each call it spins for as long as the call took.
 HALF_AS_FAST = [
     Edit("threads.py", "#include <stdlib.h>\n", "#include <stdlib.h>\n#include <time.h>\n"),
@@ -154,9 +154,9 @@ ABLATIONS["v6_threads"] = SLEEP | {
             "            for step in range(done, len(self.steps)):\n                self.run(step, step + 1)",
         )
     ],
-    "shares are not cut into parts": [NOT_TAKEN_OVER],
+    "shares are not cut into parts": [UNCUT],
     "the other cores are half as fast": HALF_AS_FAST,
-    "half as fast, shares are not cut": [*HALF_AS_FAST, NOT_TAKEN_OVER],
+    "half as fast, shares are not cut": [*HALF_AS_FAST, UNCUT],
 }
 ABLATIONS["v7_winograd"] = {
     "7×7 is direct": tiles("out.height == 7 and stride == 1", "None"),
