@@ -49,7 +49,7 @@ EXPERIMENTS = {
         lambda found: [tables.objects(found)],
     ),
     "isas": (
-        "versions 5 to 8 in every instruction set that this machine has, and version 4 beside them",
+        "versions 5 to 9 in every instruction set that this machine has, and version 4 beside them",
         lambda inputs, a: experiments.instruction_sets(inputs, a.threads, a.names, a.rounds),
         lambda found: [tables.instruction_sets(found), tables.int8_instruction_sets([found])],
     ),

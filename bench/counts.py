@@ -109,6 +109,8 @@ def step_flops(version, step) -> float:
     operator, out = step.operator.__name__, prod(step.out.shape)
     if operator.startswith("winograd"):
         return winograd_flops(version, step)
+    if operator.startswith("ozaki"):
+        return ozaki_flops(version, step)
     if operator == "max_pool":
         return POOLED * out
     if not step.has_weights:
@@ -128,6 +130,19 @@ def winograd_flops(version, step) -> float:
         return prod(step.out.shape) / positions * both_sides(*bt)
     tiles = prod(step.x.shape) / step.x.channels / positions
     return tiles * step.out.channels * (2.0 * positions * step.x.channels + both_sides(*at))
+
+
+def ozaki_flops(version, step) -> float:
+    """Digits: of each number, a multiplication and the addition that rounds it. Products: of bytes, not of numbers.
+
+    Six digits' products for each product; then of each output the sums are put together, scaled, and the bias added.
+    """
+    if step.operator.__name__ == "ozaki_input":
+        return 2 * prod(step.x.shape)
+    digits = version.ozaki.DIGITS
+    numbers = 4 * step.x.channels // digits * step.kernel**2  # of a window; a place in x holds four digits
+    together = 2 * digits + step.arguments["add"] + step.arguments["relu"]
+    return prod(step.out.shape) * (2.0 * numbers * (digits * (digits + 1) // 2) + together)
 
 
 def both_sides(down: list, right: list) -> int:

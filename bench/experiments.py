@@ -59,7 +59,7 @@ def throughput(inputs: Inputs, cores: int | None, names: Sequence[str] = ()) -> 
 
 
 def instruction_sets(inputs: Inputs, threads: int | None, names: Sequence[str] = (), rounds: int = 15) -> list[dict]:
-    """Versions 5 to 8 in every instruction set that this machine has; and version 4, for comparison.
+    """Versions 5 to 9 in every instruction set that this machine has; and version 4, for comparison.
 
     Version 5 on one thread, version 6 on all cores, the others on both.
     """
@@ -79,7 +79,7 @@ def scaling(inputs: Inputs, cores: int | None, names: Sequence[str] = (), sizes:
     v1, whose picture takes half a minute at 64 pixels, and v8, which calibrates itself for each size, are left out
     unless named.
     """
-    names, cores = names or VERSIONS[1:7], cores or available_cores()
+    names, cores = names or [*VERSIONS[1:7], *VERSIONS[8:]], cores or available_cores()
     points = {
         f"{name}, {plural(threads, 'thread')}": Entrant(name, threads)
         for name in names

@@ -101,14 +101,16 @@ def under_roofs(results: dict, rows: dict[str, dict]) -> Figure:
         label(axes, f"{plural(count, 'core')}: {digits(roof[-1])} GFLOP/s", x[-1], roof[-1], -1, 8, bbox=None)
     points = []
     for name, row in rows.items():
-        done = work(name, row["image_size"], isa(results))
+        done = work(name, row["image_size"], isa(results, name))
         points.append((done.flops / done.bytes, done.flops / row["median"] / 1e9, name))
     for intensity, rate, name in points:
         axes.plot(intensity, rate, "D", color=colour(name), markersize=8, markeredgecolor="white")
         short = name.split("_")[0]
-        right, up = {"v2": (-8, 0), "v3": (-2, 12), "v4": (2, -12), "v5": (8, -8), "v7": (-8, 0)}.get(short, (8, 0))
+        beside = {"v2": (-8, 0), "v3": (-2, 12), "v4": (2, -12), "v5": (8, -8), "v7": (-8, 0), "v9": (8, 12)}
+        right, up = beside.get(short, (8, 0))
         label(axes, short, intensity, rate, right, up, bbox=None)
-    axes.set(xscale="log", yscale="log", ylabel="GFLOP/s that it does", xlim=(x[0], x[-1]), ylim=(0.01, 600))
+    axes.set(xscale="log", yscale="log", ylabel="GFLOP/s that it does", xlim=(x[0], x[-1]))
+    axes.set_ylim(0.01, max([600, *(2 * rate for _, rate, _ in points)]))
     axes.set_xlabel("floating-point operations for each byte that its operations read or write")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,g}")

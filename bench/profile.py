@@ -148,7 +148,7 @@ def step_times(model) -> dict[tuple[str, str], float]:
         seconds = time.perf_counter() - start
         layer, _, part = step.name.rpartition(".")
         # Gathering every other pixel is part of the convolution with a stride that it saves from doing so; Winograd's
-        # transform of the input is a part of the convolution after it.
-        owner = {"subsample": f"{layer}.downsample.0", "transform": layer}.get(part)
+        # transform of the input, and version 9's digits of it, are a part of the convolution after them.
+        owner = {"subsample": f"{layer}.downsample.0", "transform": layer, "digits": layer}.get(part)
         parts[(owner, part) if owner else (step.name, "layer")] = seconds
     return parts

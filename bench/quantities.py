@@ -64,7 +64,7 @@ def step_rows(results: dict) -> dict[str, dict]:
 
 
 def pairs(results: dict, threads: int) -> list[tuple[dict | None, dict | None]]:
-    """Our fastest version and the fastest engine: in float32, then in int8."""
+    """Version 7 and the fastest engine in float32, then version 8 and the fastest in int8."""
     found = []
     for version, precision in (("v7_winograd", "float32"), ("v8_int8", "int8")):
         rows = [row for row in group(results, race_group(threads)) if row["precision"] == precision]
@@ -81,10 +81,11 @@ def ablation_rows(results: dict, version: str) -> dict[str, dict[str, dict]]:
     return {name.rpartition(", ")[2]: {row["name"]: row for row in group(results, name)} for name in found}
 
 
-def isa(results: dict) -> str:
-    """The versions' name for the widest vectors of the machine."""
+def isa(results: dict, version: str) -> str:
+    """A version's name for the machine's widest vectors; of version 9, which has other steps with them, for tiles."""
     sets = results["machine_info"]["instruction_sets"]
-    names = {"avx512f": "avx512", "avx2": "avx2", "asimd": "neon"}
+    names = {"amx_int8": "amx"} if version == VERSIONS[8] else {}
+    names |= {"avx512f": "avx512", "avx2": "avx2", "asimd": "neon"}
     return next((name for key, name in names.items() if key in sets), "generic128")
 
 
@@ -103,7 +104,7 @@ def convolutions(profiled: dict) -> float:
 def predicted_terms(results: dict, version: str) -> dict[str, float]:
     """{term: seconds} by article 16's model, from the machine's constants and the counts."""
     peak = results["peak"]
-    counted = work(version, results["settings"]["image_size"], isa(results))
+    counted = work(version, results["settings"]["image_size"], isa(results, version))
     flops = sum(layer.flops for layer in layers(results["settings"]["image_size"]))
     if version == VERSIONS[0]:
         return dict.fromkeys(("interpreter", IN_ORDER), flops / 2 / peak["turns"])

@@ -33,6 +33,7 @@ SECTIONS: dict[str, Callable[[dict], Table]] = {
     "batches": tables.batches,
     "throughput": tables.throughput,
     "isas": tables.instruction_sets,
+    "race_v9": lambda _: tables.race_with_tiles(of_all_machines()),
     "isas_v8": lambda _: tables.int8_instruction_sets(of_all_machines()),
     "ladder": kernel_tables.ladder,
     "ladder_everywhere": kernel_tables.ladder_everywhere,

@@ -53,8 +53,10 @@ STEP_CELLS: dict[str, Callable[[dict], str]] = {
 def all_steps(results: dict) -> Table:
     """All versions, and the published figures of the project that inspired them."""
     cells = {heading: cell for heading, cell in STEP_CELLS.items() if heading not in ("allocated, MiB", "page faults")}
-    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in step_rows(results).items()]
+    measured = step_rows(results)
+    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in measured.items()]
     published = ", ".join(f"{step['ms']:,}" for step in PUBLISHED["steps"].values())
+    ninth = "Version 9 goes on from version 6, too; with AMX it multiplies bytes, and may pass float32's peak as well."
     notes = [
         "Medians ± half the distance between the quartiles, of times and of the rounds' own ratios; all versions but "
         "`v1_loops`, which ran once, took turns. One thread up to version 5, all cores from version 6 on. "
@@ -63,6 +65,7 @@ def all_steps(results: dict) -> Table:
         "does fewer, version 8 computes with bytes, so both may pass float32's peak. Images/s: a process a core, one "
         "thread each. Error: the largest of a logit. Weights are random, with which bytes do worst; [how version 8 "
         "does on pictures](v8_int8/README.md#accuracy).",
+        *[ninth] * (VERSIONS[8] in measured),
         f"The six steps of {PUBLISHED['label']}, which inspired this project: {published} ms ({PUBLISHED['note']}).",
     ]
     return Table(["step", *cells], rows, failures(results, "race") + notes)
@@ -109,11 +112,27 @@ def race(results: dict) -> Table:
             ours = [row for row in timed if row["name"] in chosen]
             for engine in [row for row in order if ours and row["name"] not in VERSIONS][:1]:
                 claims = " and ".join(f"`{row['name']}` is **{ratio(engine, row):.2f} times**" for row in ours)
+                claims = claims.replace(" and ", ", ", len(ours) - 2)
                 fastest = f"On {plural(count, 'thread')} the fastest engine in {precision} is {engine['name']}"
                 notes.append(f"{fastest}; {claims} as fast.")
     headings = ["", "numbers", "threads", "one picture, ms", "p95", "p99", "÷ fastest", "memory, MiB"]
     notes += [f"{row}; see [version 8](v8_int8/README.md#accuracy)." for row in labelled(results)]
     return Table([*headings, "error of a logit", "accuracy"], rows, notes)
+
+
+def race_with_tiles(machines: list[dict]) -> Table:
+    """The races in float32 where version 9 took part with AMX: versions 6, 7 and 9, and the fastest engine."""
+    rows = []
+    for results in machines:
+        for count in race_counts(results) if "amx_int8" in results["machine_info"]["instruction_sets"] else ():
+            timed = {row["name"]: row for row in group(results, race_group(count)) if row["precision"] == "float32"}
+            engines = sorted((row for row in timed.values() if row["name"] not in VERSIONS), key=lambda r: r["median"])
+            ours = [timed[name] for name in (*VERSIONS[5:7], VERSIONS[8]) if name in timed]
+            for row in [*ours, *engines[:1]] if VERSIONS[8] in timed else ():
+                cells = [milliseconds(row), times(row, timed[VERSIONS[8]], ""), f"{row['max_abs_error']:.0e}"]
+                rows.append([machine(results), str(count), f"`{row['name']}`", *cells])
+    headings = ["processor", "threads", "", "one picture, ms", "÷ v9", "error of a logit"]
+    return Table(headings, rows, missing("race", rows))
 
 
 def accuracy(results: dict) -> Table:
@@ -149,7 +168,7 @@ def environment(results: dict) -> Table:
 
 
 def machines(_: dict) -> Table:
-    """Our fastest against the fastest engine, in every file that the repository carries."""
+    """Versions 7 and 8 against the fastest engines, in every file that the repository carries."""
     rows = []
     for results in of_all_machines():
         for count in race_counts(results):
@@ -301,10 +320,12 @@ def amounts(results: dict) -> Table:
     """What each version does and moves, and where that puts it under the roof of the cores that it uses."""
     rows = []
     for name, row in step_rows(results).items():
-        done = work(name, row["image_size"], isa(results))
+        best = isa(results, name)
+        done = work(name, row["image_size"], best)
         intensity, rate = done.flops / done.bytes, done.flops / row["median"]
         flops, bandwidth = (ceiling(results, what, row["threads"]) for what in ("flops", "bandwidth"))
-        roof = None if name == VERSIONS[7] else min(flops, intensity * bandwidth) / 1e9  # bytes have another
+        bytewise = name == VERSIONS[7] or best == "amx"  # products of bytes have another roof
+        roof = None if bytewise else min(flops, intensity * bandwidth) / 1e9
         cells = [digits(done.flops, 1e9), digits(done.bytes, 1e6), two_digits(intensity)]
         rows.append([f"`{name}`", *cells, derived(rate / 1e9, row), two_digits(roof) if roof else MISSING])
     headings = ["version", "GFLOP", "MB moved", "FLOP a byte", "GFLOP/s", "roof there, GFLOP/s"]
@@ -350,7 +371,8 @@ def instruction_sets(results: dict) -> Table:
     rows, found = [], [row for row in group(results, "instruction sets") if row.get("version") != VERSIONS[7]]
     for row, after in zip(found, [*found[1:], {}]):  # the widest first
         narrower = after if (after.get("version"), after.get("threads")) == (row["version"], row["threads"]) else None
-        share = derived(100 * of_peak(results, row), row, " %" + " (effective)" * (row["version"] == VERSIONS[6]))
+        effective = row["version"] == VERSIONS[6] or row.get("isa") == "amx"
+        share = derived(100 * of_peak(results, row), row, " %" + " (effective)" * effective)
         cells = [f"`{row['version']}`", str(row["threads"]), row.get("isa", MISSING), milliseconds(row)]
         rows.append([*cells, digits(median(peaks(results, row)), 1e9), share, times(narrower, row)])
     headings = ["", "threads", "instruction set", "one picture, ms", "peak, GFLOP/s", "of peak", "× narrower"]

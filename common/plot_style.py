@@ -19,9 +19,10 @@ WIDTH = 8.4  # inches; 806 pixels at the 96 dots an inch of a browser: about the
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
 RED, PINK, YELLOW = "#D55E00", "#CC79A7", "#F0E442"
+WINE = "#882255"  # Tol's, since Okabe and Ito's eighth is black, as INK is
 INK, FAINT, PALE = "#222222", "#777777", "#EEEEEE"
 PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # behind text that a line may cross
-VERSION_COLOURS = dict(zip(versions.VERSIONS, (FAINT, ORANGE, SKY, GREEN, BLUE, RED, PINK, YELLOW)))
+VERSION_COLOURS = dict(zip(versions.VERSIONS, (FAINT, ORANGE, SKY, GREEN, BLUE, RED, PINK, YELLOW, WINE)))
 ENGINE = "#BBBBBB"  # what is not a version
 STAGES = {"stem": PINK, "layer1": ORANGE, "layer2": SKY, "layer3": GREEN, "layer4": BLUE, "fc": RED}
 STYLE = {

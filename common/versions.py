@@ -50,9 +50,15 @@ STEPS = (
         ),
         440,
     ),
+    Step(
+        "v6_threads",
+        "v9_ozaki",
+        frozenset({"buffers.py", "codegen.py", "compiler.py", "ops.py", "ozaki.py", "resnet50.py", "weights.py"}),
+        360,
+    ),
 )
 VERSIONS = ("v1_loops", *(step.version for step in STEPS))
-BEFORE = {step.version: step.after for step in STEPS}  # both v7 and v8 go on from v6
+BEFORE = {step.version: step.after for step in STEPS}  # v7, v8 and v9 go on from v6
 # Articles, a printout, and what version 6 has nothing like: int8's float32 forward, and its instructions and tiles.
 NOT_COUNTED = {"README.md", "sample.c", "calibration.py", "dot.h", "amx.py"}
 

@@ -4,7 +4,7 @@
           root. A block with a line `...` leaves that line to the reader; it must compile.
 `text`    directly after a `python` or `sh` block: what that block prints. `…` stands for what varies.
 `sh`      run from the root, but for what NOT_RUN lists; that, and commands elsewhere, must name what exists.
-`c`       occurs in a C file of the repository, or in what versions 5 to 8 generate.
+`c`       occurs in a C file of the repository, or in what versions 5 to 9 generate.
 `diff`    its lines with - are in the previous version, those with + in this one, all others in both.
 
 All of this happens in a copy of the repository whose weights are the tests' own.
@@ -198,7 +198,7 @@ def test_shell_blocks(name, own, tree):
 
 @cache
 def generated():
-    """What versions 5 to 8 write for 224x224 pictures, for AVX-512 and for AVX2, and version 8 for AMX."""
+    """What versions 5 to 9 write for 224x224 pictures, for AVX-512 and for AVX2, and versions 8 and 9 for AMX."""
     names = ("avx512", "avx2", "amx")
     machines = [(v, v.compiler.ISAS.get(name)) for v in map(load_version, VERSIONS[4:]) for name in names]
     return "\n".join(v.codegen.generate(v.resnet50.Network(224, 1000, isa).steps, isa) for v, isa in machines if isa)

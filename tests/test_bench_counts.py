@@ -90,3 +90,15 @@ def test_version_8_counts_the_zeros_that_fill_a_kernel_row_and_no_products_where
     flops = {step.name: counts.step_flops(version, step) for step in made.steps}
     assert flops["quantize"] == 3 * SIZE**2 and flops["avgpool"] == 2048 * np.prod(made.steps[-2].x.shape[:2])
     assert flops["conv1"] == (2 * 168 + 1) * 64 * (SIZE // 2) ** 2  # 24 bytes for the 21 of each of seven rows
+
+
+def test_version_9_with_tiles_multiplies_six_pairs_of_digits_and_moves_three_bytes_for_a_number():
+    version, made = network("v9_ozaki", "amx")
+    flops = {step.name: counts.step_flops(version, step) for step in made.steps}
+    digits = next(step.out for step in made.steps if step.name == "layer1.0.conv2.digits")
+    out = SIZE // 4  # height and width in the first stage
+    assert flops["layer1.0.conv2.digits"] == 2 * 64 * out**2
+    assert flops["layer1.0.conv2"] == (6 * 2 * 9 * 64 + 6 + 1) * 64 * out**2
+    assert flops["layer1.0.conv3"] == (6 * 2 * 64 + 6 + 2) * 256 * out**2
+    assert counts.size(digits) == 3 * 64 * out**2
+    assert counts.work("v9_ozaki", SIZE) == counts.work("v6_threads", SIZE)

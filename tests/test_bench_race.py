@@ -197,8 +197,9 @@ def test_who_runs_in_which_instruction_set(monkeypatch):
     expected = [("v4_no_alloc", 1, 1, None, ROOT), *(("v5_codegen", 1, 1, isa, ROOT) for isa in isas)]
     expected += [("v6_threads", 4, 1, isa, ROOT) for isa in isas]
     expected += [("v7_winograd", threads, 1, isa, ROOT) for threads in (1, 4) for isa in isas]
-    isas = list(load_version("v8_int8").compiler.Compiler().isas)
-    expected += [("v8_int8", threads, 1, isa, ROOT) for threads in (1, 4) for isa in isas]
+    for version in ("v8_int8", "v9_ozaki"):
+        isas = list(load_version(version).compiler.Compiler().isas)
+        expected += [(version, threads, 1, isa, ROOT) for threads in (1, 4) for isa in isas]
     assert list(found["instruction sets"].values()) == expected
     assert given == {"instruction sets": {"duration": experiments.TURN}}
 
@@ -284,6 +285,7 @@ def test_profile_finds_every_layer_of_a_version(small_weights_file):
         assert benchmark["stats"]["rounds"] == 2 and {layer.name for layer in layers(64)} <= set(parts)
         assert all(seconds >= 0 for part in parts.values() for seconds in part.values())
         assert any("transform" in part for part in parts.values()) == (benchmark["name"] == "v7_winograd")
+        assert not [name for name in parts if name.endswith(("transform", "digits"))]  # which are parts of a layer
         assert (
             all("read" in part for part in parts.values() if "conv2d" in part) or benchmark["name"] != "v2_vectorized"
         )

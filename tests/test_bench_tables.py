@@ -103,8 +103,11 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
     "name, expected",
     [
         ("v3", "| one picture, ms | 6,000 ± 2,000 | 3,200 ± 1,200 |"),
-        ("race", "`v5_codegen` is **2.50 times** and `v7_winograd` is **10.00 times** as fast."),
-        ("race", "| `v6_threads` | float32 | 2 | 400 ± 150 | – | – | 2.00 | 256 | 1e-06 | 75.31 % |"),
+        (
+            "race",
+            "`v5_codegen` is **2.50 times**, `v7_winograd` is **10.00 times** and `v9_ozaki` is **40.00 times** as",
+        ),
+        ("race", "| `v6_threads` | float32 | 2 | 400 ± 150 | – | – | 8.00 | 256 | 1e-06 | 75.31 % |"),
         ("race", "| – | – | 4.00 | 256 | 1e-06 | – |"),
         ("race", "| `v8_int8` | int8 | 2 | 100 ± 40 | 60.0 | 70.0 | 1.00 | 256 | 1e-06 | 75.00 % |"),
         ("race", "Accuracy of the small model of weights/demo on 10,000 pictures, seen at 64×64"),
@@ -127,6 +130,7 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
         ("batches", "| `openvino` | 2.00 | 2.50 |"),
         ("isas", "| `v7_winograd` | 1 | avx512 | 2,000 ± 1,000 | 21.8 | 25 % (effective) | 2.00× |"),
         ("isas", "| `v7_winograd` | 1 | avx2 | 4,000 ± 2,000 | 10.9 | 25 % (effective) | – |"),
+        ("table", "Version 9 goes on from version 6, too; with AMX"),
         ("throughput", "| v7_winograd, 2 × 1 thread | 20.0 |"),
     ],
 )
@@ -213,6 +217,20 @@ def test_files_are_named_by_processor_and_all_are_in_one_table(found, tmp_path, 
         ["AMD EPYC (family 25, model 1; fma), 2001-01-01", "2"],
     ]
     assert cells[2][2:6] == ["200", "2,000", "openvino", "10.0"] and cells[0][2:6] == ["–"] * 4
+
+
+def test_where_version_9_has_tiles_it_multiplies_bytes(found):
+    info = found["machine_info"]
+    tiles, vectors = (
+        found | {"machine_info": info | {"instruction_sets": sets}} for sets in (["amx_int8", "avx512f"], ["avx512f"])
+    )
+    rows = tables.race_with_tiles([vectors, tiles]).rows
+    names = ["`v6_threads`", "`v7_winograd`", "`v9_ozaki`", "`openvino`"]
+    assert [row[1:3] for row in rows] == [[str(count), name] for count in (1, 2) for name in names]
+    assert [row[4] for row in rows[4:]] == ["8.00", "4.00", "1.00", "40.0"]
+    assert tables.race_with_tiles([vectors]).notes == ["Not measured: `python -m bench race`."]
+    of_tiles, of_vectors = (tables.amounts(results).rows[8] for results in (tiles, vectors))
+    assert of_tiles[-1] == "–" != of_vectors[-1] and of_vectors[1:4] == tables.amounts(vectors).rows[5][1:4]
 
 
 @pytest.mark.parametrize(

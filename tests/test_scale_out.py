@@ -95,7 +95,7 @@ def test_bad_arguments_are_one_line_and_start_nothing(tmp_path, rng, demo_weight
     cases = {
         "no such file": (tmp_path / "none", tmp_path / "out", demo_weights),
         "no pictures": (tmp_path / "empty", tmp_path / "out", demo_weights),
-        "choose from v6_threads, v7_winograd, v8_int8": (path, tmp_path / "out", demo_weights, "--version", "v1"),
+        "v6_threads, v7_winograd, v8_int8, v9_ozaki": (path, tmp_path / "out", demo_weights, "--version", "v1"),
         "not at least 1": (path, tmp_path / "out", demo_weights, "--batch", "0"),
         "export_weights.py": (path, tmp_path / "out", tmp_path / "none"),
         "File exists": (path, tmp_path / "file", demo_weights),

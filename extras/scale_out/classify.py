@@ -247,7 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="DIR", help="a directory or s3://… for the Parquet files")
     parser.add_argument("--address", help="of a Ray cluster, or auto; without it Ray starts on this machine alone")
     parser.add_argument(
-        "--version", type=partial(named, VERSIONS[5:]), default=VERSIONS[6], help="v6, v7 or v8 (default: v7)"
+        "--version", type=partial(named, VERSIONS[5:]), default=VERSIONS[6], help="v6 to v9 (default: v7)"
     )
     weights = ROOT / "weights" / "resnet50.safetensors"
     parser.add_argument("--weights", type=Path, default=weights, metavar="FILE", help="default: %(default)s")

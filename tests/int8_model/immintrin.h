@@ -1,5 +1,5 @@
-/* The intrinsics of v8_int8/dot.h as plain C, after the pseudo-code of Intel's manual: what the instructions must do on a
-   machine that has them. A compiler that finds this directory first (-I) takes it for its own immintrin.h. */
+/* The intrinsics of v8_int8/dot.h and v9_ozaki as plain C, after the pseudo-code of Intel's manual: what the instructions
+   must do on a machine that has them. A compiler that finds this directory first (-I) takes it for its own immintrin.h. */
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
@@ -157,8 +157,9 @@ struct tile {
     uint8_t at[16][64];
 };
 static _Thread_local struct tile tiles[8];
+#define OUTLINE static __attribute__((noinline, unused)) /* large programs of it compile faster */
 
-static inline void _tile_loadconfig(const void *from) {
+OUTLINE void _tile_loadconfig(const void *from) {
     const uint8_t *shapes = from;
     if (shapes[0] != 1) abort(); /* #GP: there is one palette */
     memset(tiles, 0, sizeof tiles);
@@ -169,32 +170,40 @@ static inline void _tile_loadconfig(const void *from) {
     }
 }
 
-static inline void _tile_release(void) { memset(tiles, 0, sizeof tiles); }
+OUTLINE void _tile_release(void) { memset(tiles, 0, sizeof tiles); }
 
-static inline void _tile_loadd(int number, const void *from, long distance) {
+OUTLINE void _tile_loadd(int number, const void *from, long distance) {
     struct tile *tile = &tiles[number];
     memset(tile->at, 0, sizeof tile->at);
     FOR(tile->rows) memcpy(tile->at[n], (const char *)from + n * distance, tile->bytes);
 }
 
-static inline void _tile_stored(int number, void *to, long distance) {
+OUTLINE void _tile_stored(int number, void *to, long distance) {
     FOR(tiles[number].rows) memcpy((char *)to + n * distance, tiles[number].at[n], tiles[number].bytes);
 }
 
-/* TDPBUSD: sums (pixels, channels) += unsigned bytes (pixels, fours of k) times signed ones (fours of k, channels, 4) */
-static inline void _tile_dpbusd(int sums, int x, int w) {
-    if (tiles[sums].rows != tiles[x].rows || tiles[x].bytes != 4 * tiles[w].rows || tiles[sums].bytes != tiles[w].bytes)
-        abort(); /* #UD: shapes do not fit */
-    for (int m = 0; m < tiles[sums].rows; m += 1) {
-        for (int k = 0; k < tiles[w].rows; k += 1) {
-            FOR(tiles[sums].bytes / 4) {
-                int32_t sum;
-                memcpy(&sum, tiles[sums].at[m] + 4 * n, 4);
-                for (int i = 4 * k; i < 4 * k + 4; i += 1) {
-                    sum += tiles[x].at[m][i] * (int8_t)tiles[w].at[k][4 * n + i % 4];
-                }
-                memcpy(tiles[sums].at[m] + 4 * n, &sum, 4);
-            }
-        }
+OUTLINE void _tile_zero(int number) { memset(tiles[number].at, 0, sizeof tiles[number].at); }
+
+/* TDPBUSD, TDPBSSD: sums (pixels, channels) += bytes (pixels, fours of k), unsigned or signed, times signed ones (fours
+   of k, channels, 4). Compilers that are told about wide vectors use them for a row of sums. */
+TYPE(row32, int32_t, 64);
+TYPE(urow32, uint32_t, 64);
+#define TILE_DOT(name, byte) \
+    __attribute__((no_sanitize("address"), no_sanitize("undefined"))) /* it reads tiles only */ \
+    OUTLINE void name(int sums, int x, int w) { \
+        if (tiles[sums].rows != tiles[x].rows || tiles[x].bytes != 4 * tiles[w].rows || \
+            tiles[sums].bytes != tiles[w].bytes || sums == x || sums == w || x == w) \
+            abort(); /* #UD: shapes do not fit, or one tile twice */ \
+        for (int m = 0; m < tiles[sums].rows; m += 1) { \
+            row32 sum; \
+            memcpy(&sum, tiles[sums].at[m], sizeof sum); \
+            for (int k = 0; k < tiles[w].rows; k += 1) { \
+                urow32 bytes; \
+                memcpy(&bytes, tiles[w].at[k], sizeof bytes); \
+                FOR(4) sum += (byte)tiles[x].at[m][4 * k + n] * ((row32)(bytes << (24 - 8 * n)) >> 24); \
+            } \
+            memcpy(tiles[sums].at[m], &sum, sizeof sum); \
+        } \
     }
-}
+TILE_DOT(_tile_dpbusd, uint8_t)
+TILE_DOT(_tile_dpbssd, int8_t)
