@@ -121,7 +121,10 @@ def race(results: dict) -> Table:
 
 
 def race_with_tiles(machines: list[dict]) -> Table:
-    """The races in float32 where version 9 took part with AMX: versions 6, 7 and 9, and the fastest engine."""
+    """The races in float32 where version 9 took part with AMX: versions 6, 7 and 9, and the fastest engine.
+
+    Others slow tiles down more than vectors, so the best round and the worst stand beside the median.
+    """
     rows = []
     for results in machines:
         for count in race_counts(results) if "amx_int8" in results["machine_info"]["instruction_sets"] else ():
@@ -129,9 +132,10 @@ def race_with_tiles(machines: list[dict]) -> Table:
             engines = sorted((row for row in timed.values() if row["name"] not in VERSIONS), key=lambda r: r["median"])
             ours = [timed[name] for name in (*VERSIONS[5:7], VERSIONS[8]) if name in timed]
             for row in [*ours, *engines[:1]] if VERSIONS[8] in timed else ():
-                cells = [milliseconds(row), times(row, timed[VERSIONS[8]], ""), f"{row['max_abs_error']:.0e}"]
+                cells = [milliseconds(row), *(digits(row[key], 1e-3) for key in ("min", "max"))]
+                cells += [times(row, timed[VERSIONS[8]], ""), f"{row['max_abs_error']:.0e}"]
                 rows.append([machine(results), str(count), f"`{row['name']}`", *cells])
-    headings = ["processor", "threads", "", "one picture, ms", "÷ v9", "error of a logit"]
+    headings = ["processor", "threads", "", "one picture, ms", "best round", "worst", "÷ v9", "error of a logit"]
     return Table(headings, rows, missing("race", rows))
 
 

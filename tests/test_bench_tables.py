@@ -227,7 +227,7 @@ def test_where_version_9_has_tiles_it_multiplies_bytes(found):
     rows = tables.race_with_tiles([vectors, tiles]).rows
     names = ["`v6_threads`", "`v7_winograd`", "`v9_ozaki`", "`openvino`"]
     assert [row[1:3] for row in rows] == [[str(count), name] for count in (1, 2) for name in names]
-    assert [row[4] for row in rows[4:]] == ["8.00", "4.00", "1.00", "40.0"]
+    assert [row[6] for row in rows[4:]] == ["8.00", "4.00", "1.00", "40.0"]
     assert tables.race_with_tiles([vectors]).notes == ["Not measured: `python -m bench race`."]
     of_tiles, of_vectors = (tables.amounts(results).rows[8] for results in (tiles, vectors))
     assert of_tiles[-1] == "–" != of_vectors[-1] and of_vectors[1:4] == tables.amounts(vectors).rows[5][1:4]

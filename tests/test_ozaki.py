@@ -179,9 +179,9 @@ def test_network(size, small_weights_file, rng):
 
 @pytest.mark.parametrize("isa", [PLAIN[0], *(pytest.param(isa, marks=pytest.mark.exhaustive) for isa in PLAIN[1:])])
 def test_without_tiles_it_is_version_6(isa, small_weights_file, rng):
-    image = random_image(rng, 33)
+    image = random_image(rng, 65)
     found, expected = (
-        version.resnet50.ResNet50(small_weights_file, 33, isa=isa, threads=2).forward(image) for version in (V9, V6)
+        version.resnet50.ResNet50(small_weights_file, 65, isa=isa, threads=2).forward(image) for version in (V9, V6)
     )
     np.testing.assert_array_equal(found, expected)
 
