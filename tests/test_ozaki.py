@@ -109,7 +109,7 @@ CONVOLUTION = st.fixed_dictionaries({
 
 
 @each_machine
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(cases=st.lists(NUMBERS, min_size=8, max_size=12), threads=st.integers(1, 9), seed=SEEDS)
 def test_digits_of_activations(isa, cases, threads, seed):
     """Of all sizes: up to 1e-30 they are zeros."""
@@ -120,7 +120,7 @@ def test_digits_of_activations(isa, cases, threads, seed):
 
 
 @each_machine
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(cases=st.lists(CONVOLUTION, min_size=6, max_size=9), threads=st.integers(1, 9), seed=SEEDS)
 def test_convolutions(isa, cases, threads, seed):
     rng, operators = np.random.default_rng(seed), Ozaki(isa, threads)
@@ -162,14 +162,15 @@ def test_every_thread_keeps_all_of_its_parts_apart():
 
 @pytest.mark.parametrize("size", [33, *(pytest.param(size, marks=pytest.mark.exhaustive) for size in (65, 97, 224))])
 def test_any_machine_threads_and_picture_before_give_the_same_logits(size, small_weights_file, rng):
-    image, logits = random_image(rng, size), []
-    for isa, threads in [(BEST, 1), (BEST, 2), (BEST, 3), (BEST, 5), (MACHINES["amx in C"], 1)]:
+    image, logits, more = random_image(rng, size), [], size > 33  # at 33, test_under_sanitizers has them in C
+    others = [(BEST, 2), (BEST, 5), (MACHINES["amx in C"], 1)] if more else []
+    for isa, threads in [(BEST, 1), (BEST, 3), *others]:
         model = build(small_weights_file, size, isa, threads)
         logits.append(model.forward(image))
         model.forward(1e6 * image)
         logits.append(model.forward(image))
     assert_close(logits[0], reference_logits(small_weights_file, image), "logits")
-    np.testing.assert_array_equal(logits[1:], [logits[0]] * 9)
+    np.testing.assert_array_equal(logits, [logits[0]] * len(logits))
 
 
 @pytest.mark.parametrize("size", [97, *(pytest.param(size, marks=pytest.mark.exhaustive) for size in (32, 225, 321))])
