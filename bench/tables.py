@@ -53,19 +53,16 @@ STEP_CELLS: dict[str, Callable[[dict], str]] = {
 def all_steps(results: dict) -> Table:
     """All versions, and the published figures of the project that inspired them."""
     cells = {heading: cell for heading, cell in STEP_CELLS.items() if heading not in ("allocated, MiB", "page faults")}
-    measured = step_rows(results)
-    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in measured.items()]
+    rows = [[f"`{name}`", *(cell(row) for cell in cells.values())] for name, row in step_rows(results).items()]
     published = ", ".join(f"{step['ms']:,}" for step in PUBLISHED["steps"].values())
-    ninth = "Version 9 goes on from version 6, too; with AMX it multiplies bytes, and may pass float32's peak as well."
     notes = [
         "Medians ± half the distance between the quartiles, of times and of the rounds' own ratios; all versions but "
         "`v1_loops`, which ran once, took turns. One thread up to version 5, all cores from version 6 on. "
-        "× previous: versions 7 and 8 both go on from version 6, and are compared with it. Peak: multiply-adds alone, "
+        "× previous: versions 7 to 9 all go on from version 6, and are compared with it. Peak: multiply-adds alone, "
         "in the same rounds. Effective: a picture counts as the float32 operations of direct convolution. Version 7 "
-        "does fewer, version 8 computes with bytes, so both may pass float32's peak. Images/s: a process a core, one "
-        "thread each. Error: the largest of a logit. Weights are random, with which bytes do worst; [how version 8 "
-        "does on pictures](v8_int8/README.md#accuracy).",
-        *[ninth] * (VERSIONS[8] in measured),
+        "does fewer, version 8 and, with AMX, version 9 multiply bytes, so they may pass float32's peak. Images/s: a "
+        "process a core, one thread each. Error: the largest of a logit. Weights are random, with which version 8 does "
+        "worst; [how it does on pictures](v8_int8/README.md#accuracy).",
         f"The six steps of {PUBLISHED['label']}, which inspired this project: {published} ms ({PUBLISHED['note']}).",
     ]
     return Table(["step", *cells], rows, failures(results, "race") + notes)
@@ -123,7 +120,7 @@ def race(results: dict) -> Table:
 def race_with_tiles(machines: list[dict]) -> Table:
     """The races in float32 where version 9 took part with AMX: versions 6, 7 and 9, and the fastest engine.
 
-    Others slow tiles down more than vectors, so the best round and the worst stand beside the median.
+    On the machine that we had, tiles have two speeds, so the best round and the worst stand beside the median.
     """
     rows = []
     for results in machines:

@@ -130,7 +130,6 @@ def test_ratio_is_the_median_of_the_rounds_own_ratios():
         ("batches", "| `openvino` | 2.00 | 2.50 |"),
         ("isas", "| `v7_winograd` | 1 | avx512 | 2,000 ± 1,000 | 21.8 | 25 % (effective) | 2.00× |"),
         ("isas", "| `v7_winograd` | 1 | avx2 | 4,000 ± 2,000 | 10.9 | 25 % (effective) | – |"),
-        ("table", "Version 9 goes on from version 6, too; with AMX"),
         ("throughput", "| v7_winograd, 2 × 1 thread | 20.0 |"),
     ],
 )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from math import sqrt
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,9 +235,10 @@ def test_products_become_their_instruction(tmp_path):
 def test_tiles_are_used_only_if_the_system_allows_it(monkeypatch):
     macros = "".join(f"#define {macro} 1\n" for macro in ISAS["amx"].macros)
     monkeypatch.setattr(V9.compiler.Compiler, "run", lambda *arguments: macros)
-    for allowed in (True, False):
-        monkeypatch.setattr(V9.compiler, "tiles_allowed", lambda allowed=allowed: allowed)
-        assert ("amx" in V9.compiler.Compiler().isas) == allowed
+    for refused in (0, -1):
+        system = SimpleNamespace(syscall=lambda *request, refused=refused: refused)
+        monkeypatch.setattr(V9.compiler.ctypes, "CDLL", lambda name, system=system: system)
+        assert ("amx" in V9.compiler.Compiler().isas) == (refused == 0)
 
 
 def test_the_sample_is_what_show_prints():

@@ -34,6 +34,6 @@ def test_what_is_no_lesson_is_short():
     """What a version carries to stand alone: its command line, and how it reads pictures and weights."""
     for version in VERSIONS:
         lengths = {name: len(lines) for name, lines in files(version).items()}
-        assert lengths["infer.py"] <= 90 and lengths["image.py"] <= 70 and lengths.get("compiler.py", 0) <= 130
+        assert lengths["infer.py"] <= 90 and lengths["image.py"] <= 70 and lengths.get("compiler.py", 0) <= 126
         if version in ("v1_loops", "v2_vectorized"):
             assert lengths["infer.py"] + lengths["image.py"] + lengths["weights.py"] <= 220

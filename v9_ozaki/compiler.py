@@ -14,6 +14,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 REMEDY = "install a C compiler (gcc or clang), or: pip install ziglang"
+REQUEST_TILES = 158, 0x1023, 18  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 FLAGS = ("-O2", "-ffp-contract=fast", "-fPIC", "-shared")
 
 
@@ -52,7 +53,8 @@ class Compiler:
         native = ["-march=native"] if os.uname().machine == "x86_64" else []  # elsewhere there is nothing to choose
         self.macros = self.run(*native, "-dM", "-E", "-x", "c", os.devnull)
         self.isas = {name: isa for name, isa in ISAS.items() if {*isa.macros} <= {*self.macros.split()}}
-        if "amx" in self.isas and not tiles_allowed():
+        # Linux gives the tiles, 8 KiB of registers, only to a process that asks for them.
+        if "amx" in self.isas and ctypes.CDLL(None).syscall(*REQUEST_TILES) != 0:
             del self.isas["amx"]
 
     def run(self, *arguments: str | Path) -> str:
@@ -89,11 +91,6 @@ class Compiler:
                 return ctypes.CDLL(str(kept))
         except OSError as error:
             raise CompilerError(f"cannot compile ({error}); TMPDIR=DIR, RESNET50_CACHE=DIR name other places") from None
-
-
-def tiles_allowed() -> bool:
-    """Ask Linux for AMX's tiles, 8 KiB of registers that threads have only if their process asks for them."""
-    return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
 
 
 def cache_size(index: int, default: int) -> int:

@@ -91,7 +91,7 @@ def ozaki_input(isa: Isa, x: Buffer, out: Buffer) -> Function:
         *vectors,
     ])  # fmt: skip
     return name, define(name, [
-        "const float most = largest(input, parts);",
+        "const float most = largest(input, parts);",  # below 1e-30, the scale would soon be infinite
         f"const float scale = most > 1e-30f ? {LARGEST}.0f / most : 0.0f;",
         *braces("if (from == 0)", [f"output[-1] = most / {LARGEST}.0f;"]),
         *loop("group", 0, out.groups, 1, loop("row", *part(0, x.height), 1, body)),
